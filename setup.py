@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Package definition: a light core and one extra per further need."""
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    # SeqIO tasks and TensorFlow Datasets; training never imports them
+    "data": ["seqio>=0.0.20", "tensorflow-datasets>=4.9.9", "tensorflow>=2.21", "pyarrow>=20"],
+    "quant": ["qwix>=0.1.8"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.30", "sse-starlette>=2.1", "prometheus-client>=0.20"],
+    "track": ["tensorboardX>=2.6", "wandb>=0.18"],
+    "tpu": ["jax[tpu]", "gcsfs"],
+    "gpu": ["jax[cuda12]"],
+}
+EXTRAS["quickstart"] = EXTRAS["quant"] + EXTRAS["serve"]
+EXTRAS["dev"] = [
+    *EXTRAS["data"],
+    *EXTRAS["quickstart"],
+    "hypothesis",
+    "ipykernel",
+    "mypy",
+    "nbclient",
+    "nbformat",
+    "openai>=1.50",
+    "pytest",
+    "ruff",
+]
+
+setup(
+    name="jax-llm",
+    version="0.1.0",
+    description="The whole life of a language model in JAX and Flax",
+    license="Apache-2.0",
+    packages=find_packages(include=["llm", "llm.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.10,<0.11",
+        "flax>=0.12.8,<0.12.9",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "ml-collections>=1.1",
+        "numpy>=2.0",
+        "etils[epath]>=1.15",
+        "absl-py>=2.1",
+        "rich>=13",
+        "sentencepiece==0.2.1",  # later wheels clash with the protobuf that seqio's stack needs
+        "tokenizers>=0.21",
+        "safetensors>=0.5",
+        "jinja2>=3.1.6",
+        "matplotlib>=3.9",
+        "zstandard>=0.23",
+    ],
+    extras_require=EXTRAS,
+)
