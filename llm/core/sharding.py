@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that knows how arrays are laid over devices.
+
+Model code names *logical* axes ("batch", "embed", "mlp", …). A rule set maps each logical axis to
+mesh axes; the mesh maps those to devices. Nothing is replicated silently: a rule that asks for a
+mesh axis twice in one array, or for a size that does not divide, raises.
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from llm.errors import ConfigError
+
+MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
+
+LOGICAL_AXES = (
+    "batch",
+    "length",
+    "embed",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "mlp",
+    "vocab",
+    "expert",
+    "layers",
+    "stage",
+)
+
+Rules = Mapping[str, tuple[str, ...]]
+
+# Parameters: what each logical axis is split over. Activations share the rules but for "embed":
+# weights are gathered before use (ZeRO-3), so an activation's model axis stays whole.
+PARAMETER_RULES: Rules = {
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "expert": ("expert",),
+    "stage": ("stage",),
+}
+ACTIVATION_RULES: Rules = {
+    "batch": ("data", "fsdp", "expert"),
+    "length": ("context",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "stage": ("stage",),
+}
+
+
+class Layout(NamedTuple):
+    """A mesh with the rules that map logical axes onto it."""
+
+    mesh: Mesh
+    parameters: Rules
+    activations: Rules
+
+
+_LAYOUT: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
+
+
+def mesh_shape(sizes: Mapping[str, int], n_devices: int) -> dict[str, int]:
+    """Complete the sizes of the mesh axes; one of them may be -1, "whatever is left".
+
+    Raises:
+        ConfigError: unknown axis, two -1, or a product that is not the number of devices.
+    """
+    unknown = sorted(set(sizes) - set(MESH_AXES))
+    if unknown:
+        raise ConfigError(f"Unknown mesh axis {unknown[0]!r}.", f"Axes: {', '.join(MESH_AXES)}.")
+    shape = {axis: int(sizes.get(axis, 1)) for axis in MESH_AXES}
+    free = [axis for axis, size in shape.items() if size == -1]
+    bad = [axis for axis, size in shape.items() if size < 1 and size != -1]
+    if bad or len(free) > 1:
+        wrong = bad[0] if bad else ", ".join(free)
+        raise ConfigError(
+            f"mesh.{wrong} is not usable: sizes are positive and at most one is -1.",
+            "Set every axis but one to its size.",
+        )
+    fixed = math.prod(size for size in shape.values() if size > 0)
+    if free and n_devices % fixed == 0:
+        shape[free[0]] = n_devices // fixed
+    elif free or fixed != n_devices:
+        described = ", ".join(f"{axis}={size}" for axis, size in shape.items() if size != 1)
+        raise ConfigError(
+            f"A mesh with {described} does not fit {n_devices} devices.",
+            f"Nearest that would: {_nearest(shape, free, n_devices)}.",
+        )
+    return shape
+
+
+def _nearest(shape: Mapping[str, int], free: Sequence[str], n_devices: int) -> str:
+    """Suggest sizes close to the wish: keep the inner axes, give the rest to an outer one."""
+    remaining, kept = n_devices, {}
+    for axis in reversed(MESH_AXES):
+        wish = shape[axis]
+        if axis in (*free, "data") or wish <= 1:
+            continue
+        kept[axis] = max(d for d in range(1, wish + 1) if remaining % d == 0)
+        remaining //= kept[axis]
+    absorber = free[0] if free else "data"
+    kept[absorber] = kept.get(absorber, 1) * remaining
+    return ", ".join(f"mesh.{axis}={size}" for axis, size in kept.items())
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """Build the mesh over all six axes with Auto axis types.
+
+    Args:
+        sizes: mesh axis -> size; missing axes are 1, one may be -1. `dcn` is the number of
+            slices (multi-slice pods): the data axis is laid over them, slowest first.
+        devices: the devices to use; all by default.
+    """
+    wanted = dict(sizes)
+    slices = int(wanted.pop("dcn", 1))
+    chosen = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(wanted, len(chosen))
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    if slices == 1:
+        return jax.make_mesh(tuple(shape.values()), MESH_AXES, axis_types=auto, devices=chosen)
+    from jax.experimental import mesh_utils
+
+    if shape["data"] % slices:
+        raise ConfigError(
+            f"mesh.dcn={slices} slices do not divide mesh.data={shape['data']}.",
+            "Give mesh.data a multiple of the number of slices.",
+        )
+    inner = tuple(n // slices if a == "data" else n for a, n in shape.items())
+    outer = tuple(slices if a == "data" else 1 for a in shape)
+    array = mesh_utils.create_hybrid_device_mesh(inner, outer, devices=chosen)
+    return Mesh(array, MESH_AXES, axis_types=auto)
+
+
+@contextlib.contextmanager
+def use_layout(
+    mesh: Mesh, parameters: Rules = PARAMETER_RULES, activations: Rules = ACTIVATION_RULES
+) -> Iterator[Layout]:
+    """Make a mesh and its rules the ones that `shard` and `resolve` follow."""
+    layout = Layout(mesh, parameters, activations)
+    token = _LAYOUT.set(layout)
+    try:
+        with jax.set_mesh(mesh):
+            yield layout
+    finally:
+        _LAYOUT.reset(token)
+
+
+def current_layout() -> Layout | None:
+    """Return the layout in force, or None outside `use_layout`."""
+    return _LAYOUT.get()
+
+
+def resolve(
+    axes: Sequence[str | None], rules: Rules, mesh: Mesh, shape: Sequence[int], name: str = "array"
+) -> PartitionSpec:
+    """Map an array's logical axes to a partition spec, refusing conflicts.
+
+    Args:
+        axes: one logical axis (or None) per dimension.
+        rules: logical axis -> mesh axes.
+        mesh: the mesh; its axes of size 1 are left out of the spec.
+        shape: the array's sizes, checked to be divisible.
+        name: what to call the array in an error.
+
+    Raises:
+        ConfigError: an unknown logical axis, one mesh axis used twice, or an indivisible size.
+    """
+    taken: dict[str, str] = {}
+    entries: list[Any] = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis is not None and axis not in LOGICAL_AXES:
+            raise ConfigError(f"{name}: unknown logical axis {axis!r}.", f"Known: {LOGICAL_AXES}.")
+        split = [m for m in rules.get(axis or "", ()) if mesh.shape.get(m, 1) > 1]
+        for m in split:
+            if m in taken:
+                raise ConfigError(
+                    f"{name}: mesh axis {m!r} would split both {taken[m]!r} and {axis!r}.",
+                    "Change the rules so that an array uses each mesh axis once.",
+                )
+            taken[m] = str(axis)
+        parts = math.prod(mesh.shape[m] for m in split)
+        if size % parts:
+            fits = [d for d in range(parts, 0, -1) if size % d == 0]
+            raise ConfigError(
+                f"{name}: axis {axis!r} of size {size} does not divide over "
+                f"{' x '.join(f'{m}={mesh.shape[m]}' for m in split)}.",
+                f"The nearest size that divides it is {fits[0]}.",
+            )
+        entries.append(None if not split else split[0] if len(split) == 1 else tuple(split))
+    return PartitionSpec(*entries)
+
+
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Constrain an activation's layout by its logical axes; nothing outside a layout."""
+    layout = _LAYOUT.get()
+    if layout is None or layout.mesh.size == 1:
+        return x
+    spec = resolve(axes, layout.activations, layout.mesh, x.shape, "activation")
+    return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, spec))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, ndim: int, rules: Rules = ACTIVATION_RULES) -> NamedSharding:
+    """Return the sharding of an input [B, T, …]: batch over the batch axes, T over context."""
+    axes = ("batch", "length", *(None,) * max(0, ndim - 2))[:ndim]
+    entries = []
+    for axis in axes:
+        split = tuple(m for m in rules.get(axis or "", ()) if mesh.shape.get(m, 1) > 1)
+        entries.append(None if not split else split)
+    return NamedSharding(mesh, PartitionSpec(*entries))
+
+
+def batch_parts(mesh: Mesh, rules: Rules = ACTIVATION_RULES) -> int:
+    """Return into how many parts the batch is split."""
+    return math.prod(mesh.shape.get(m, 1) for m in rules["batch"])
+
+
+def logical_axes(boxed: Any) -> Any:
+    """Return the tree of logical-axis tuples of a tree of Linen partitioned (boxed) parameters."""
+    import flax.linen as nn
+
+    def names(leaf: Any) -> tuple[str | None, ...]:
+        if isinstance(leaf, nn.LogicallyPartitioned):
+            return tuple(leaf.names)
+        return (None,) * len(leaf.shape)
+
+    return jax.tree.map(names, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def unbox(boxed: Any) -> Any:
+    """Strip Linen's partitioning boxes without adding constraints: plain nested dicts remain."""
+    import flax.linen as nn
+
+    return jax.tree.map(
+        lambda leaf: leaf.value if isinstance(leaf, nn.LogicallyPartitioned) else leaf,
+        boxed,
+        is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned),
+    )
+
+
+def parameter_shardings(boxed: Any, layout: Layout) -> Any:
+    """Return a tree of shardings for boxed (shape) parameters under a layout."""
+    from llm.core.trees import flatten, unflatten
+
+    shapes = flatten(unbox(boxed))
+    axes = flatten(logical_axes(boxed), is_leaf=lambda x: isinstance(x, tuple))
+    return unflatten(
+        {
+            name: NamedSharding(
+                layout.mesh,
+                resolve(axes[name], layout.parameters, layout.mesh, leaf.shape, name),
+            )
+            for name, leaf in shapes.items()
+        }
+    )
+
+
+def like_parameters(tree: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Shard any tree that embeds parameter-shaped subtrees (optimizer state) as the parameters.
+
+    A leaf whose path ends with a parameter's path and whose rank equals it takes its sharding;
+    everything else (counters, factored moments) is replicated.
+    """
+    from llm.core.trees import flatten, path_name
+
+    known = flatten(shardings, is_leaf=lambda x: isinstance(x, NamedSharding))
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        for parameter, sharding in known.items():
+            matches = name == parameter or name.endswith("/" + parameter)
+            if matches and len(sharding.spec) == len(leaf.shape):
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+class ShardingRow(NamedTuple):
+    """One line of a sharding report; bytes are per device."""
+
+    name: str
+    shape: tuple[int, ...]
+    spec: str
+    bytes_per_device: int
+    replicated: bool
+
+
+def sharding_report(shapes: Any, shardings: Any) -> tuple[list[ShardingRow], dict[str, float]]:
+    """Say where every parameter lives.
+
+    Args:
+        shapes: tree of arrays or `jax.ShapeDtypeStruct`.
+        shardings: tree of `NamedSharding` alike.
+
+    Returns:
+        Rows (largest first) and totals: bytes per device, bytes in all, share replicated.
+    """
+    from llm.core.trees import flatten
+
+    placed = flatten(shardings, is_leaf=lambda x: isinstance(x, NamedSharding))
+    rows = []
+    total = 0
+    for name, leaf in flatten(shapes).items():
+        size = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+        local = placed[name].shard_shape(tuple(leaf.shape))
+        per_device = int(np.prod(local)) * leaf.dtype.itemsize
+        whole = per_device == size and placed[name].mesh.size > 1
+        rows.append(
+            ShardingRow(name, tuple(leaf.shape), str(placed[name].spec), per_device, whole)
+        )
+        total += size
+    rows.sort(key=lambda row: -row.bytes_per_device)
+    held = sum(row.bytes_per_device for row in rows)
+    copies = sum(row.bytes_per_device for row in rows if row.replicated)
+    return rows, {
+        "bytes_per_device": held,
+        "bytes_total": total,
+        "replicated_fraction": copies / total if total else 0.0,
+    }
