@@ -220,7 +220,7 @@ def batch_sharding(mesh: Mesh, ndim: int, rules: Rules = ACTIVATION_RULES) -> Na
     entries = []
     for axis in axes:
         split = tuple(m for m in rules.get(axis or "", ()) if mesh.shape.get(m, 1) > 1)
-        entries.append(None if not split else split)
+        entries.append(split or None)
     return NamedSharding(mesh, PartitionSpec(*entries))
 
 
@@ -320,9 +320,7 @@ def sharding_report(shapes: Any, shardings: Any) -> tuple[list[ShardingRow], dic
         local = placed[name].shard_shape(tuple(leaf.shape))
         per_device = int(np.prod(local)) * leaf.dtype.itemsize
         whole = per_device == size and placed[name].mesh.size > 1
-        rows.append(
-            ShardingRow(name, tuple(leaf.shape), str(placed[name].spec), per_device, whole)
-        )
+        rows.append(ShardingRow(name, tuple(leaf.shape), str(placed[name].spec), per_device, whole))
         total += size
     rows.sort(key=lambda row: -row.bytes_per_device)
     held = sum(row.bytes_per_device for row in rows)
