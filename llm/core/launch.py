@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start a stage from the command line: options, config, errors as exit codes.
+
+Nothing here imports JAX, so a wrong command is refused at once.
+"""
+
+import importlib
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm.errors import ConfigError, UserError
+
+USAGE = """usage: python scripts/{stage}.py --config=configs/{stage}/<name>.py [--config.<field>=<value> …]
+       [--workdir=DIR] [--print_config] [--debug] [--help]{extra}
+"""
+
+OPTIONS = {"workdir": "", "print_config": "false", "debug": "false", "help": "false"}
+
+
+def run(stage: str, extra: dict[str, str] | None = None) -> None:
+    """Run `llm.main.<stage>(config, workdir, **extra options)` and exit with its code.
+
+    Args:
+        stage: the function of `llm.main` to call, also the folder of its configs.
+        extra: the stage's own options with their defaults ("false" makes a switch).
+    """
+    sys.exit(main(stage, sys.argv[1:], extra or {}))
+
+
+def main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
+    """Parse, check and run; return the exit code (see llm.errors)."""
+    debug = "--debug" in argv
+    try:
+        return _main(stage, argv, extra)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        first, *rest = str(error).splitlines()
+        print(f"error: {first}", *(f"  {line}" for line in rest[:3]), sep="\n", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        print(f"error: {type(error).__name__}: {lines[0][:300]}", file=sys.stderr)
+        print("  Run again with --debug for the traceback.", file=sys.stderr)
+        return 1
+
+
+def _main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
+    from llm.core import config as configs
+
+    options = {**OPTIONS, **extra}
+    if "--help" in argv or "-h" in argv:
+        return _help(stage, argv, options)
+    call = configs.parse(argv, options)
+    if call.options["print_config"] == "true":
+        print(json.dumps(configs.to_dict(call.config), indent=1, default=str))
+        return 0
+    workdir = call.options["workdir"] or f"runs/{stage}_{Path(call.config_path).stem}"
+    quiet()
+    function = getattr(importlib.import_module("llm.main"), stage)
+    function(call.config, workdir, **{k: call.options[k] for k in extra})
+    return 0
+
+
+def _help(stage: str, argv: Sequence[str], options: dict[str, str]) -> int:
+    from llm.core import config as configs
+
+    own = "".join(f" [--{name}]" for name in options if name not in OPTIONS)
+    print(USAGE.format(stage=stage, extra=own))
+    given = [a for a in argv if a not in ("--help", "-h")]
+    try:
+        call = configs.parse(given, options)
+    except ConfigError as error:
+        if any(a.startswith("--config") for a in given):
+            raise
+        found = sorted(Path("configs", stage).glob("*.py"))
+        print("configs:", *(f"  {path}" for path in found), sep="\n")
+        print(f"\n{error.fix} With it, --help lists every field.")
+        return 0
+    document = (sys.modules.get(f"config_{Path(call.config_path).stem}") or call).__doc__
+    if document and document != call.__doc__:
+        print(document)
+    print(f"fields of {call.config_path}:\n{configs.describe(call.config)}")
+    return 0
+
+
+def quiet() -> None:
+    """Keep libraries' chatter off the terminal; warnings of our own still show."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)
+
+
+def require_platform(expected: str) -> None:
+    """Refuse a silent fall-back to another platform ("" accepts any).
+
+    Raises:
+        ConfigError: JAX runs elsewhere than the config says.
+    """
+    import jax
+
+    if expected and jax.default_backend() != expected:
+        raise ConfigError(
+            f"config.platform={expected}, but JAX runs on {jax.default_backend()}.",
+            "Check the driver, or that no other process holds the device.",
+        )
