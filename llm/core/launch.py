@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llm.errors import ConfigError, UserError
 
-USAGE = """usage: python scripts/{stage}.py --config=configs/{stage}/<name>.py [--config.<field>=<value> …]
+USAGE = """usage: python scripts/{stage}.py --config=configs/{stage}/<name>.py [--config.<field>=…]
        [--workdir=DIR] [--print_config] [--debug] [--help]{extra}
 """
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses shared by the stages: pure functions of arrays that return (sum, weight) pairs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return log p(target) in float32: logits [..., V], targets [...] -> [...]."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Sums:
+    """Sum weighted token cross-entropies.
+
+    Args:
+        logits: [B, T, V].
+        targets: [B, T] token ids.
+        weights: [B, T]; 0 leaves a position out.
+        z_loss: coefficient of log²(Z), which keeps logits from drifting (PaLM, §5).
+        label_smoothing: probability mass spread evenly over the vocabulary.
+
+    Returns:
+        "loss" (what is minimised), "nll" (plain negative log-likelihood) and "accuracy".
+    """
+    logits = logits.astype(jnp.float32)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    nll = log_z - chosen
+    loss = nll
+    if label_smoothing:
+        loss = log_z - (1 - label_smoothing) * chosen - label_smoothing * logits.mean(axis=-1)
+    if z_loss:
+        loss = loss + z_loss * log_z**2
+    hit = (logits.argmax(axis=-1) == targets).astype(jnp.float32)
+    weight = weights.sum()
+    return {
+        "loss": ((loss * weights).sum(), weight),
+        "nll": ((nll * weights).sum(), weight),
+        "accuracy": ((hit * weights).sum(), weight),
+    }
+
+
+def in_chunks(
+    loss: Callable[[jax.Array, jax.Array, jax.Array], Sums],
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int,
+) -> Sums:
+    """Apply a head-and-loss to slices of T so that [B, T, V] never exists at once.
+
+    Args:
+        loss: (hidden [B, t, D], targets [B, t], weights [B, t]) -> sums; recomputed backwards.
+        hidden: [B, T, D].
+        targets: [B, T].
+        weights: [B, T].
+        chunk: positions at a time; 0, or one that does not divide T, means all at once.
+    """
+    length = hidden.shape[1]
+    if not chunk or chunk >= length or length % chunk:
+        return loss(hidden, targets, weights)
+
+    def slices(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(x.shape[0], length // chunk, chunk, *x.shape[2:]), 1, 0)
+
+    def body(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, jax.checkpoint(loss)(*part)), None
+
+    parts = (slices(hidden), slices(targets), slices(weights))
+    shapes = jax.eval_shape(loss, *(p[0] for p in parts))
+    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(body, start, parts)[0]
