@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizers of the Hugging Face format: tokenizer.json with tokenizer_config.json beside it."""
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import tokenizers
+
+from llm.errors import DataError
+from llm.tokenizers import base
+
+TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+TEMPLATE_FILE = "chat_template.jinja"
+# Where the settings name no end token.
+_USUAL_ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "<|im_end|>")
+_ENDS_OF_TURN = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|endofturn|>",
+)
+
+
+def load(place: Any) -> base.Tokenizer:
+    """Open a tokenizer.json and the settings in its folder.
+
+    Raises:
+        DataError: the file is not a tokenizer, or no end token can be found.
+    """
+    data = {TOKENIZER_FILE: place.read_bytes()}
+    for name in (*SETTINGS_FILES, TEMPLATE_FILE):
+        if (place.parent / name).exists():
+            data[name] = (place.parent / name).read_bytes()
+    settings = read_settings(place.parent)
+    inner = codec(data)
+    model = _open(data)
+    special = {
+        token.content: index
+        for index, token in model.get_added_tokens_decoder().items()
+        if token.special
+    }
+    for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        index = _id(model, settings.get(role))
+        if index is not None:
+            special[_name(settings[role])] = index
+    eos = _id(model, settings.get("eos_token"))
+    if eos is None:
+        eos = next((special[name] for name in _USUAL_ENDS if name in special), None)
+    if eos is None:
+        raise DataError(
+            f"{place} names no end-of-text token.", 'Add "eos_token" to tokenizer_config.json.'
+        )
+    pad = _id(model, settings.get("pad_token"))
+    return base.Tokenizer(
+        inner,
+        special,
+        pad_id=eos if pad is None else pad,
+        bos_id=_id(model, settings.get("bos_token")),
+        eos_id=eos,
+        stop_ids=[special[name] for name in _ENDS_OF_TURN if name in special],
+        chat_template=chat_template(settings),
+    )
+
+
+def codec(data: dict[str, bytes]) -> base.Codec:
+    """Return the codec of a tokenizer.json given as bytes.
+
+    Raises:
+        DataError: the bytes are not a tokenizer.
+    """
+    plain = _open(data)
+    plain.encode_special_tokens = True  # the strings of special tokens are ordinary text
+    marked = _open(data)
+    vocabulary = plain.get_vocab(with_added_tokens=True)
+    pieces = {index: name for name, index in vocabulary.items()}
+    return base.Codec(
+        kind="huggingface",
+        vocab_size=max(pieces) + 1,
+        encode_batch=functools.partial(_encode_batch, plain),
+        decode=functools.partial(_decode, plain),
+        piece=functools.partial(_piece, pieces),
+        files=data,
+        fallback_ids=frozenset(vocabulary.get(f"<0x{value:02X}>", -1) for value in range(256))
+        - {-1},
+        encode_rendered=functools.partial(_encode_rendered, marked),
+    )
+
+
+def read_settings(folder: Any) -> dict[str, Any]:
+    """Return what the settings files of a folder say; {} where there are none.
+
+    Raises:
+        DataError: a settings file is not JSON.
+    """
+    settings: dict[str, Any] = {}
+    for name in reversed(SETTINGS_FILES):  # the first named wins
+        if (folder / name).exists():
+            try:
+                found = json.loads((folder / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise DataError(
+                    f"{folder / name} is not valid JSON: {error}.", "Copy the file again."
+                ) from error
+            settings |= {key: value for key, value in found.items() if value is not None}
+    if (folder / TEMPLATE_FILE).exists():
+        settings["chat_template"] = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    return settings
+
+
+def chat_template(settings: dict[str, Any]) -> str:
+    """Return the chat template; of several named ones the one called "default"."""
+    template = settings.get("chat_template") or ""
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template", "") for item in template}
+        template = named.get("default") or next(iter(named.values()), "")
+    return str(template)
+
+
+def _open(data: dict[str, bytes]) -> tokenizers.Tokenizer:
+    try:
+        model = tokenizers.Tokenizer.from_buffer(data[TOKENIZER_FILE])
+    except (ValueError, KeyError) as error:
+        raise DataError(
+            f"{TOKENIZER_FILE} cannot be read: {str(error)[:200]}.", "Copy the file again."
+        ) from error
+    model.no_truncation()
+    model.no_padding()
+    return model
+
+
+def _name(token: Any) -> str:
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _id(model: tokenizers.Tokenizer, token: Any) -> int | None:
+    return model.token_to_id(_name(token)) if token else None
+
+
+def _encode_batch(model: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    encoded = model.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [item.ids for item in encoded]
+
+
+def _encode_rendered(model: tokenizers.Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    encoded = model.encode(text, add_special_tokens=False)
+    return encoded.ids, [start for start, _ in encoded.offsets]
+
+
+def _decode(model: tokenizers.Tokenizer, ids: Sequence[int]) -> str:
+    return model.decode(list(ids), skip_special_tokens=False)
+
+
+def _piece(pieces: dict[int, str], index: int) -> str:
+    return pieces.get(index, "")
