@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The eval stage: run the tasks of a config on a model and write their results."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm import files
+from llm.core import config as configs
+from llm.errors import ConfigError
+from llm.eval import results
+
+# Task kind -> its function (language model, **task section) -> {"n", "metrics", "items"?}.
+KINDS = {
+    "perplexity": "llm.eval.perplexity:evaluate",
+    "multiple_choice": "llm.eval.multiple_choice:evaluate",
+    "which_function": "llm.eval.multiple_choice:evaluate_functions",
+    "exact_match": "llm.eval.exact_match:evaluate",
+    "samples": "llm.eval.samples:evaluate",
+    "kneser_ney": "llm.eval.baseline:evaluate",
+}
+
+
+def run(config: Any, workdir: str) -> list[dict[str, Any]]:
+    """Evaluate a model.
+
+    Args:
+        config: `model` (what `llm.load` takes), `dtype`, `tasks` {name: {"kind", ...}} and
+            `report` (see `report_options`).
+        workdir: receives results/<task>.json, results.json and config.json. A task that was
+            already run with the same settings on the same model and data is not run again.
+
+    Returns:
+        The results of all tasks, in the config's order.
+
+    Raises:
+        ConfigError: an unknown kind, a wrong option, or no task at all.
+    """
+    tasks = check(config)
+    options = report_options(**configs.bind(report_options, config.report, "report"))
+    settings = configs.to_dict(config)
+    done = results.known_tasks(workdir)
+    loaded: list[Any] = []
+    found = []
+    for name, (kind, section) in tasks.items():
+        key = files.hash_json(
+            [kind, section, config.dtype, *map(fingerprint, _inputs(config.model, section))]
+        )
+        if done.get(name, {}).get("key") == key:
+            found.append(done[name])
+            continue
+        if not loaded:
+            loaded.append(_load(config))
+        started = time.perf_counter()
+        outcome = configs.resolve_builder(KINDS[kind])(loaded[0], **section)
+        outcome = {**outcome, "items": outcome.get("items", [])[: options["max_items"]]}
+        seconds = round(time.perf_counter() - started, 2)
+        more = {"model": str(config.model), "seconds": seconds, "key": key, "settings": section}
+        found.append(results.finish(name, kind, outcome, **more))
+        results.write(workdir, found)
+    results.write(workdir, found)
+    files.write_json(f"{workdir}/config.json", settings)
+    if options["console"]:
+        results.show(f"{config.model}", found)
+    return found
+
+
+def report_options(console: bool = True, max_items: int = 200) -> dict[str, Any]:
+    """Check the report section.
+
+    Args:
+        console: print the table of results.
+        max_items: single questions or generations kept in each task's file.
+    """
+    return {"console": console, "max_items": max_items}
+
+
+def check(config: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return {task: (kind, keyword arguments)}, each checked against its function."""
+    if not config.tasks:
+        raise ConfigError("config.tasks is empty.", f"Add a task; kinds: {', '.join(KINDS)}.")
+    tasks = {}
+    for name in config.tasks:
+        section = dict(config.tasks[name].items())
+        kind = str(section.pop("kind", name))
+        builder = configs.resolve_builder(configs.choose(kind, KINDS, f"kind of task {name}:"))
+        tasks[name] = (kind, configs.bind(builder, section, f"tasks.{name}", given=("lm",)))
+    return tasks
+
+
+def _load(config: Any) -> Any:
+    from llm.generate.language_model import load
+
+    return load(config.model, dtype=config.dtype)
+
+
+def _inputs(model: str, section: Mapping[str, Any]) -> list[str]:
+    """List the files a task depends on: the model, and every option that names a path."""
+    return [model, *(str(section[k]) for k in ("documents", "path", "train") if section.get(k))]
+
+
+def fingerprint(location: str) -> str:
+    """Identify a model or data set on disk by the names, sizes and times of its files."""
+    path = Path(location)
+    listed = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    kept = [p for p in listed if p.exists() and p.name not in ("metrics.jsonl", "report.html")]
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in kept]
+    return files.hash_json([location, stats])
