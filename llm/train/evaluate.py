@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation while training: the objective's own sums over held-out rows."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm.train.objective import Objective
+from llm.train.step import example_keys
+
+Place = Callable[[Mapping[str, np.ndarray]], Any]
+
+
+def pad_batch(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Fill a batch up to `size` rows with zeros (padding segments, weight 0)."""
+    missing = size - len(next(iter(batch.values())))
+    return {
+        k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) if missing else v
+        for k, v in batch.items()
+    }
+
+
+def loss_evaluator(
+    objective: Objective,
+    dataset: Any,
+    place: Place,
+    *,
+    batch_size: int,
+    batches: int = 0,
+    index: int = 0,
+    count: int = 1,
+) -> Callable[[Any, Any], dict[str, float]]:
+    """Build (params, frozen) -> metrics over the first rows of a dataset, in order.
+
+    Args:
+        objective: its loss is summed; "nll" also gives perplexity and bits per byte.
+        dataset: rows with `take`, `__len__` and a `manifest`.
+        place: puts a host batch on the devices.
+        batch_size: global rows at a time.
+        batches: how many batches; 0 for all rows.
+        index: this process among `count`.
+        count: processes, each of which reads its own slice of every batch.
+    """
+
+    def sums(params: Any, frozen: Any, batch: Any) -> Any:
+        keys = example_keys(jax.random.key(0), batch_size)
+        return objective.loss(params, frozen, batch, keys)
+
+    compiled = jax.jit(sums)
+    rows = len(dataset) if not batches else min(len(dataset), batches * batch_size)
+    local = batch_size // count
+
+    def evaluate(params: Any, frozen: Any) -> dict[str, float]:
+        total: Any = None
+        for start in range(0, rows, batch_size):
+            first = start + index * local
+            mine = np.arange(first, max(first, min(first + local, rows)))
+            batch = place(pad_batch(dataset.take(mine), local))
+            part = compiled(params, frozen, batch)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        found = {k: float(s) / max(float(w), 1e-6) for k, (s, w) in total.items()}
+        if "nll" in found:
+            tokens, size = dataset.manifest.get("tokens", 0), dataset.manifest.get("bytes_of_text")
+            found["perplexity"] = math.exp(min(found["nll"], 700.0))
+            if tokens and size:
+                found["bits_per_byte"] = found["nll"] * tokens / size / math.log(2)
+        return found
+
+    return evaluate
