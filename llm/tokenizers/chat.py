@@ -257,12 +257,13 @@ class _Budget:
 class _Generation(Extension):
     """Accept the `{% generation %}` marks that some templates put around the assistant's words."""
 
-    tags = {"generation"}
-
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
+
+
+_Generation.tags = {"generation"}
 
 
 class _Environment(sandbox.ImmutableSandboxedEnvironment):

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From documents, chats and preferences to examples: 1-D tokens, targets and weights."""
+
+import gzip
+import io
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm import files
+from llm.data import packing
+from llm.errors import DataError
+from llm.tokenizers.base import Tokenizer
+
+BATCH_TEXTS = 1024  # texts tokenised together, at most
+BATCH_CHARACTERS = 1 << 21
+
+
+def document_examples(
+    documents: Iterable[dict[str, Any]], tokenizer: Tokenizer, counter: Counter[str]
+) -> Iterator[packing.Row]:
+    """Yield one example per document, counting documents and bytes of text."""
+    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    texts = (_text_of(record, counter) for record in documents)
+    for batch in _batches(text for text in texts if text):
+        for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+            counter["examples"] += 1
+            counter["bytes_of_text"] += size_of(text)
+            yield document_example(ids, start, tokenizer.eos_id)
+
+
+def document_example(ids: Sequence[int], start: int, end: int) -> packing.Row:
+    """Return the example of one document: the start token, its ids, and the end as last target."""
+    stream = np.empty(len(ids) + 2, np.int32)
+    stream[0], stream[1:-1], stream[-1] = start, ids, end
+    return {
+        "tokens": stream[:-1],
+        "targets": stream[1:],
+        "weights": np.ones(len(ids) + 1, np.float32),
+    }
+
+
+def chat_example(
+    record: dict[str, Any],
+    tokenizer: Tokenizer,
+    assistant_only: bool = True,
+    name: str = "chat",
+) -> packing.Row:
+    """Return the example of one chat.
+
+    Args:
+        record: has "messages".
+        assistant_only: weigh only what the assistant says; False weighs every token.
+        name: what an error calls the record.
+
+    Raises:
+        DataError: the messages are malformed, or the template refuses them.
+    """
+    ids, weights = tokenizer.encode_chat(check_messages(record.get("messages"), name))
+    return _shifted(ids, weights if assistant_only else [1.0] * len(ids))
+
+
+def preference_examples(
+    record: dict[str, Any], tokenizer: Tokenizer, name: str = "preference"
+) -> list[packing.Row]:
+    """Return the chosen and the rejected example; only the answer after the prompt has weight.
+
+    Raises:
+        DataError: the record is malformed, or the template refuses it.
+    """
+    prompt = _messages(record.get("prompt") or [], "user")
+    sides = {}
+    for side in ("chosen", "rejected"):
+        if not record.get(side):
+            raise DataError(f"{name} has no {side!r}.", "Give prompt, chosen and rejected.")
+        sides[side] = check_messages(prompt + _messages(record[side], "assistant"), name)
+    if not prompt:
+        pairs = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(*sides.values(), strict=False)
+        )
+        prompt = [message for message, _ in pairs]
+    known = tokenizer.encode_chat(prompt, True)[0] if prompt else []
+    examples = []
+    for messages in sides.values():
+        ids, weights = tokenizer.encode_chat(messages)
+        weights = [0.0] * min(len(known), len(ids)) + weights[len(known) :]
+        examples.append(_shifted(ids, weights))
+    return examples
+
+
+def check_messages(messages: Any, name: str) -> list[dict[str, Any]]:
+    """Return messages as a list of dicts with string "role" and "content".
+
+    Raises:
+        DataError: they are not.
+    """
+    good = isinstance(messages, list | tuple) and all(
+        isinstance(item, dict)
+        and isinstance(item.get("role"), str)
+        and isinstance(item.get("content"), str)
+        for item in messages
+    )
+    if not good or not messages:
+        raise DataError(
+            f"{name} has no list of messages with string role and content.",
+            'Write {"messages": [{"role": "user", "content": "…"}, …]}.',
+        )
+    return list(messages)
+
+
+def _shifted(ids: Sequence[int], weights: Sequence[float]) -> packing.Row:
+    stream = np.asarray(ids, np.int32)
+    return {
+        "tokens": stream[:-1],
+        "targets": stream[1:],
+        "weights": np.asarray(weights[1:], np.float32),
+    }
+
+
+def _messages(value: Any, role: str) -> list[Any]:
+    """Take a string for one message of a role."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _text_of(record: dict[str, Any], counter: Counter[str]) -> str:
+    text = record.get("text")
+    if not isinstance(text, str):
+        raise DataError(
+            f"A document ({record.get('id', 'without id')}) has no text.",
+            'Each document needs a string "text".',
+        )
+    if not text:
+        counter["empty_dropped"] += 1
+    return text
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if len(batch) >= BATCH_TEXTS or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def text_examples(
+    texts: Sequence[str], tokenizer: Tokenizer, counter: Counter[str]
+) -> Iterator[packing.Row]:
+    """Yield one example per text without start and end: its tokens, each the target of the last."""
+    for text in texts:
+        ids = tokenizer.encode(text)
+        counter["examples"] += 1
+        # The first token is never a target.
+        counter["bytes_of_text"] += size_of(text) - size_of(tokenizer.decode(ids[:1]))
+        yield _shifted(ids, [1.0] * len(ids))
+
+
+def size_of(text: str) -> int:
+    """Return the number of UTF-8 bytes of a text."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def read_records(source: Any) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a JSONL file (.jsonl, .jsonl.gz, .jsonl.zst).
+
+    Raises:
+        DataError: the file is missing, empty, or a line is not an object.
+    """
+    place = files.path(source)
+    if not place.is_file():
+        raise DataError(f"{place} does not exist.", "Give a JSONL file, one object per line.")
+    number = 0
+    for number, line in enumerate(_lines(place), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise DataError(
+                f"{place}, line {number} is not a JSON object.", "Correct or remove the line."
+            )
+        yield record
+    if not number:
+        raise DataError(f"{place} is empty.", "Give at least one record.")
+
+
+def _lines(place: Any) -> Iterator[str]:
+    with place.open("rb") as raw:
+        stream: Any = raw
+        if place.name.endswith(".gz"):
+            stream = gzip.GzipFile(fileobj=raw)
+        elif place.name.endswith(".zst"):
+            import zstandard
+
+            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        try:
+            for line in io.TextIOWrapper(stream, encoding="utf-8"):
+                if line.strip():
+                    yield line
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise DataError(f"{place} is damaged: {error}.", "Copy the file again.") from error

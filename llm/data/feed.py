@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resumable input: a batch is a pure function of the step, so a checkpoint needs one integer.
+
+Every training example is a draw, numbered from 0. Step s of a run with global batch size B takes
+draws s*B … s*B+B-1, and each host computes only its own slice of them. Which row a draw is follows
+from (seed, draw) alone: a mixture decides the source, a seeded bijection of each epoch the row.
+"""
+
+import itertools
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm import files
+from llm.data import permutation
+from llm.data.rows import Batch, RowDataset
+from llm.errors import ConfigError, DataError
+from llm.text.suggest import did_you_mean
+
+_SCALE = 1 << 32  # mixture weights are integers that sum to this: all counts are exact
+_BLOCK = 1 << 10  # smallest block of draws in which a mixture is balanced
+
+
+class _Blend(NamedTuple):
+    """Sources drawn by weight: names, rows of each, cumulative integer weights, draws per block."""
+
+    sizes: tuple[int, ...]
+    edges: tuple[int, ...]
+    block: int
+
+
+class Feed:
+    """Batches of rows from one or more datasets.
+
+    Args:
+        datasets: name -> rows.
+        weights: name -> share of the draws; 0 leaves a dataset out. None joins the datasets into
+            one, in which every row comes once per epoch.
+        seed: of the order.
+        batch_size: global, in rows.
+        host_index, host_count: which slice of each batch this host reads.
+        shuffle: another order in every epoch; False keeps the order on disk.
+        epochs: how often a row may come; 0 = without end. Where the draws end inside a batch, the
+            batch is completed with blank rows (all zero, so their weights are zero).
+        offset: draws before step 0, to go on with another batch size: `old_step * old_batch_size -
+            new_step * new_batch_size`.
+
+    Raises:
+        ConfigError: the weights or sizes make no sense.
+        DataError: there are no rows, or the datasets do not go together.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, RowDataset],
+        weights: Mapping[str, float] | None = None,
+        *,
+        seed: int,
+        batch_size: int,
+        host_index: int = 0,
+        host_count: int = 1,
+        shuffle: bool = True,
+        epochs: int = 0,
+        offset: int = 0,
+    ):
+        _check_datasets(datasets)
+        if batch_size < 1 or host_count < 1 or batch_size % host_count:
+            raise ConfigError(
+                f"A global batch of {batch_size} rows cannot be divided among {host_count} hosts.",
+                "Choose train.batch_size as a multiple of the number of hosts.",
+            )
+        if not 0 <= host_index < host_count:
+            raise ConfigError(f"Host {host_index} is not one of {host_count} hosts.")
+        if epochs < 0:
+            raise ConfigError(f"data.epochs is {epochs}.", "Use 0 to repeat without end.")
+        shares = _check_weights(weights, datasets)
+        self.names = [name for name in datasets if shares is None or shares[name] > 0]
+        self.datasets = {name: datasets[name] for name in self.names}
+        self.seed, self.batch_size, self.shuffle = seed, batch_size, shuffle
+        self.host_index, self.host_count = host_index, host_count
+        self.epochs, self.offset = epochs, offset
+        self._sizes = [len(dataset) for dataset in self.datasets.values()]
+        self._starts = np.cumsum([0, *self._sizes])
+        self._blend = _blend(self._sizes, None if shares is None else list(shares.values()))
+        self._total = _total(self._blend, epochs, seed)
+        first = next(iter(self.datasets.values()))
+        self.fields, self.length = first.fields, first.length
+        self.fingerprint = files.hash_json(
+            [[name, rows.fingerprint] for name, rows in self.datasets.items()]
+            + [list(self._blend.edges), shuffle]
+        )
+
+    @property
+    def steps(self) -> int | None:
+        """Number of steps before the data are exhausted; None without an `epochs` limit."""
+        if self._total is None:
+            return None
+        return max(0, -(-(self._total - self.offset) // self.batch_size))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of full batches in the rows of all datasets, at least 1."""
+        return max(1, sum(self._sizes) // self.batch_size)
+
+    def ids(self, step: int) -> list[tuple[str, int]]:
+        """Return (dataset, row) of every example of the global batch; ("", -1) is a blank row."""
+        sources, rows = self._locate(step, 0, self.batch_size)
+        return [
+            (self.names[source], row) if row >= 0 else ("", -1)
+            for source, row in zip(sources.tolist(), rows.tolist(), strict=True)
+        ]
+
+    def batch(self, step: int, params: Any = None) -> Batch:
+        """Return this host's slice of a step's batch: field -> [batch_size / host_count, length].
+
+        Raises:
+            DataError: the data are exhausted (`epochs`).
+        """
+        share = self.batch_size // self.host_count
+        sources, rows = self._locate(step, self.host_index * share, share)
+        result: Batch = {}
+        for source in np.unique(sources).tolist():
+            chosen = np.flatnonzero((sources == source) & (rows >= 0))
+            part = self.datasets[self.names[source]].take(rows[chosen])
+            if len(chosen) == share:
+                return part
+            for field, values in part.items():
+                if field not in result:
+                    result[field] = np.zeros((share, values.shape[1]), values.dtype)
+                result[field][chosen] = values
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold besides the step: nothing."""
+        return {}
+
+    def _locate(self, step: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return source and row of draws of a step; row -1 for blanks after the last epoch."""
+        if step < 0:
+            raise DataError(f"There is no step {step}.")
+        first = self.offset + step * self.batch_size
+        draws = np.arange(first + start, first + start + count, dtype=np.int64)
+        blank = np.zeros(count, bool)
+        if self._total is not None:
+            if first >= self._total:
+                raise DataError(
+                    f"The data are exhausted at step {step}: {self.epochs} epochs are "
+                    f"{self.steps} steps.",
+                    "Lower train.steps, add data, or set data.epochs=0 to repeat.",
+                )
+            blank = draws >= self._total
+            draws = np.minimum(draws, self._total - 1)
+        sources, places = _assign(self._blend, draws, self.seed)
+        rows = np.empty(count, np.int64)
+        for source in np.unique(sources).tolist():
+            mine = np.flatnonzero(sources == source)
+            rows[mine] = self._order(source, places[mine])
+        if len(self._blend.sizes) != len(self._sizes):  # joined: one source over all datasets
+            sources = np.searchsorted(self._starts, rows, side="right") - 1
+            rows = rows - self._starts[sources]
+        rows[blank] = -1
+        return sources, rows
+
+    def _order(self, source: int, places: np.ndarray) -> np.ndarray:
+        """Return the rows at places of a source's endless sequence of epochs."""
+        size = self._blend.sizes[source]
+        epochs, rows = places // size, places % size
+        if not self.shuffle:
+            return rows
+        for epoch in np.unique(epochs).tolist():
+            mine = np.flatnonzero(epochs == epoch)
+            round_keys = permutation.key("rows", self.seed, source, epoch)
+            rows[mine] = permutation.permute(rows[mine], size, round_keys)
+        return rows
+
+
+def prefetch(
+    source: Any, start: int, depth: int = 2, stop: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Yield (step, batch) from a thread that works ahead.
+
+    Args:
+        source: has `batch(step)`.
+        start: first step.
+        depth: batches to hold ready.
+        stop: step to end before; None goes on until the source raises.
+
+    Raises:
+        Exception: whatever `source.batch` raised, at the step it happened.
+    """
+    ready: queue.Queue[tuple[int, Any, BaseException | None]] = queue.Queue(max(1, depth))
+    closed = threading.Event()
+
+    def work() -> None:
+        step = start
+        while not closed.is_set() and (stop is None or step < stop):
+            try:
+                ready.put((step, source.batch(step), None))
+            except BaseException as error:
+                ready.put((step, None, error))
+                return
+            step += 1
+        ready.put((step, None, StopIteration()))
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            step, batch, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield step, batch
+    finally:
+        closed.set()
+        while thread.is_alive():  # a full queue would keep the thread waiting
+            _drain(ready)
+            thread.join(0.01)
+
+
+def _drain(waiting: queue.Queue) -> None:
+    while True:
+        try:
+            waiting.get_nowait()
+        except queue.Empty:
+            return
+
+
+def _check_datasets(datasets: Mapping[str, RowDataset]) -> None:
+    if not datasets:
+        raise DataError("There are no datasets to train on.", "Set data.path.")
+    first_name, first = next(iter(datasets.items()))
+    for name, dataset in datasets.items():
+        if not len(dataset):
+            raise DataError(f"The dataset {name!r} has no rows.", "Check its source.")
+        if dataset.fields != first.fields or dataset.length != first.length:
+            raise DataError(
+                f"The rows of {name!r} ({dataset.length} tokens) and {first_name!r} "
+                f"({first.length} tokens) do not go together.",
+                "Prepare all datasets with the same data.length and kind.",
+            )
+
+
+def _check_weights(
+    weights: Mapping[str, float] | None, datasets: Mapping[str, RowDataset]
+) -> dict[str, float] | None:
+    if weights is None:
+        return None
+    for name, weight in weights.items():
+        if name not in datasets:
+            raise ConfigError(*did_you_mean("The dataset of data.mixture", name, datasets))
+        if not np.isfinite(weight) or weight < 0:
+            raise ConfigError(f"data.mixture.{name} is {weight}.", "Use a weight of 0 or more.")
+    missing = [name for name in datasets if name not in weights]
+    if missing:
+        raise ConfigError(
+            f"data.mixture has no weight for {', '.join(missing)}.", "Use 0 to leave one out."
+        )
+    total = sum(weights.values())
+    if total <= 0:
+        raise ConfigError("All weights of data.mixture are 0.", "Give one dataset a weight.")
+    return {name: weights[name] / total for name in datasets}
+
+
+def _blend(sizes: list[int], shares: list[float] | None) -> _Blend:
+    if shares is None:
+        return _Blend((sum(sizes),), (0, _SCALE), _BLOCK)
+    kept = [share for share in shares if share > 0]
+    edges = [round(_SCALE * edge) for edge in np.cumsum([0.0, *kept]).tolist()]
+    edges[-1] = _SCALE
+    smallest = min(high - low for low, high in itertools.pairwise(edges))
+    if smallest < _SCALE >> 20:
+        raise ConfigError(
+            "A weight of data.mixture is below a millionth of the total.", "Leave it out with 0."
+        )
+    # Two draws of every source per block at least: else rounded edges could cross.
+    block = max(_BLOCK, 1 << (2 * _SCALE // smallest).bit_length())
+    return _Blend(tuple(sizes), tuple(edges), block)
+
+
+def _counts(blend: _Blend, draws: int) -> list[int]:
+    """Return the cumulative counts of the sources after a whole number of blocks."""
+    return [draws * edge // _SCALE for edge in blend.edges]
+
+
+def _assign(blend: _Blend, draws: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each draw its source, and its place in that source's own sequence.
+
+    Draw g belongs to a block. The block's slots are shuffled, and the sources own consecutive slots
+    in numbers that keep every source within one draw of its exact share at each block's end.
+    """
+    if len(blend.sizes) == 1:
+        return np.zeros(len(draws), np.int64), draws
+    blocks, slots = draws // blend.block, draws % blend.block
+    sources = np.empty(len(draws), np.int64)
+    places = np.empty(len(draws), np.int64)
+    for block in np.unique(blocks).tolist():
+        mine = np.flatnonzero(blocks == block)
+        round_keys = permutation.key("mixture", seed, block)
+        slot = permutation.permute(slots[mine], blend.block, round_keys)
+        before = _counts(blend, block * blend.block)
+        after = _counts(blend, (block + 1) * blend.block)
+        edges = np.asarray([high - low for low, high in zip(before, after, strict=True)])
+        done = np.asarray([high - low for low, high in itertools.pairwise(before)])
+        owner = np.searchsorted(edges, slot, side="right") - 1
+        sources[mine] = owner
+        places[mine] = done[owner] + slot - edges[owner]
+    return sources, places
+
+
+def _total(blend: _Blend, epochs: int, seed: int) -> int | None:
+    """Return the number of draws before a source would come more than `epochs` times."""
+    if not epochs:
+        return None
+    limits = np.asarray(blend.sizes) * epochs
+    if len(blend.sizes) == 1:
+        return int(limits[0])
+    low, high = 0, int(limits.sum()) // blend.block + 1
+    while low < high:  # the last block that all sources can fill
+        middle = (low + high + 1) // 2
+        done = np.diff(_counts(blend, middle * blend.block))
+        low, high = (middle, high) if (done <= limits).all() else (low, middle - 1)
+    first = low * blend.block
+    sources, places = _assign(blend, np.arange(first, first + blend.block), seed)
+    over = np.flatnonzero(places >= limits[sources])
+    return first + int(over[0]) if over.size else first + blend.block
