@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixture of experts: top-k routing, dropless or with a capacity per row, and its losses.
+
+Letters: E experts, M tokens, J choices per token, C capacity; others as in `layers`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm.core.sharding import shard
+from llm.models.config import TransformerConfig
+from llm.models.layers import INITIALISERS, param
+from llm.models.mlp import ACTIVATIONS, MLP
+
+Array = jax.Array
+Aux = dict[str, tuple[Array, Array]]
+
+
+class Experts(NamedTuple):
+    """The stacked weights of all experts."""
+
+    gate: Array  # [E, D, F]
+    up: Array  # [E, D, F]
+    down: Array  # [E, F, D]
+    act: Callable[[Array], Array]
+
+
+class Routing(NamedTuple):
+    """Where each token goes."""
+
+    logits: Array  # [B, T, E] float32
+    scores: Array  # [B, T, E] float32, summing to one
+    weights: Array  # [B, T, J] float32
+    experts: Array  # [B, T, J] int32
+
+
+def route(logits: Array, config: TransformerConfig) -> Routing:  # [B, T, E] float32
+    """Choose each token's experts and their weights."""
+    raw = jax.nn.sigmoid(logits) if config.router == "sigmoid" else jax.nn.softmax(logits, axis=-1)
+    weights, experts = jax.lax.top_k(raw, config.experts_per_token)
+    if config.router_normalize:
+        weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    scores = raw / jnp.sum(raw, axis=-1, keepdims=True)
+    return Routing(logits, scores, weights, experts)
+
+
+def dropless(x: Array, real: Array, routing: Routing, w: Experts, config: TransformerConfig):
+    """Give every token all its experts: sort by expert, multiply group by group, sort back.
+
+    Returns:
+        ([B, T, D], number of dropped choices: zero).
+    """
+    B, T, D = x.shape
+    J, E = config.experts_per_token, config.n_experts
+    chosen = routing.experts.reshape(-1)  # [M * J]
+    order = jnp.argsort(chosen, stable=True)
+    rows = jnp.take(x.reshape(B * T, D), order // J, axis=0)
+    sizes = jnp.bincount(chosen, length=E).astype(jnp.int32)
+    hidden = w.act(jax.lax.ragged_dot(rows, w.gate, sizes)) * jax.lax.ragged_dot(rows, w.up, sizes)
+    out = jax.lax.ragged_dot(hidden, w.down, sizes)
+    out = jnp.take(out, jnp.argsort(order), axis=0).reshape(B, T, J, D)
+    y = jnp.einsum("BTJD,BTJ->BTD", out, routing.weights.astype(out.dtype))
+    return y, jnp.zeros((), jnp.float32)
+
+
+def with_capacity(x: Array, real: Array, routing: Routing, w: Experts, config: TransformerConfig):
+    """Give each expert at most C tokens of a row; a choice beyond that adds nothing.
+
+    Rows are separate groups (GShard), so that results do not depend on how a batch is split.
+    First choices are served before second ones, earlier tokens before later ones.
+
+    Returns:
+        ([B, T, D], number of dropped choices).
+    """
+    B, T, D = x.shape
+    J, E = config.experts_per_token, config.n_experts
+    C = max(1, math.ceil(config.capacity_factor * T * J / E))
+    chosen = jnp.moveaxis(routing.experts, 2, 1).reshape(B, J * T)  # first choices first
+    wanted = jnp.broadcast_to(real[:, None], (B, J, T)).reshape(B, J * T)
+    picks = jax.nn.one_hot(chosen, E, dtype=jnp.int32) * wanted[:, :, None].astype(jnp.int32)
+    place = jnp.sum((jnp.cumsum(picks, axis=1) - 1) * picks, axis=-1)  # [B, J * T]
+    kept = wanted & (place < C)
+    slot = jnp.where(kept, chosen * C + place, E * C)  # E * C = nowhere
+    source = jnp.tile(x, (1, J, 1))
+    scatter = jax.vmap(
+        lambda rows, at: jnp.zeros((E * C, D), x.dtype).at[at].set(rows, mode="drop")
+    )
+    inputs = scatter(source, slot).reshape(B, E, C, D)
+    hidden = w.act(jnp.einsum("BECD,EDF->BECF", inputs, w.gate))
+    hidden = hidden * jnp.einsum("BECD,EDF->BECF", inputs, w.up)
+    out = jnp.einsum("BECF,EFD->BECD", hidden, w.down).reshape(B, E * C, D)
+    gather = jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0, mode="fill", fill_value=0))
+    back = jnp.moveaxis(gather(out, slot).reshape(B, J, T, D), 1, 2)
+    y = jnp.einsum("BTJD,BTJ->BTD", back, routing.weights.astype(back.dtype))
+    return y, jnp.sum((wanted & ~kept).astype(jnp.float32))
+
+
+# config.moe_dispatch -> function
+DISPATCH = {"dropless": dropless, "capacity": with_capacity}
+
+
+def auxiliary(routing: Routing, real: Array, dropped: Array, config: TransformerConfig) -> Aux:
+    """Return the balance loss (arXiv:2101.03961 eq. 4), router z-loss (arXiv:2202.08906 eq. 5) and
+    usage figures, each as (sum, weight) over real tokens; names ending in `_loss` are losses.
+    """
+    E = config.n_experts
+    mask = real.astype(jnp.float32)
+    n = jnp.sum(mask)
+    safe = jnp.maximum(n, 1.0)
+    picks = jnp.sum(jax.nn.one_hot(routing.experts, E), axis=2)  # [B, T, E]
+    load = jnp.einsum("BTE,BT->E", picks, mask) / (safe * config.experts_per_token)
+    share = jnp.einsum("BTE,BT->E", routing.scores, mask) / safe
+    z = jnp.square(jax.nn.logsumexp(routing.logits, axis=-1))
+    return {
+        "moe_balance_loss": (E * jnp.sum(load * share) * n, n),
+        "moe_z_loss": (jnp.sum(z * mask), n),
+        "moe_max_load": (E * jnp.max(load) * n, n),
+        "moe_dropped": (dropped, n * config.experts_per_token),
+    }
+
+
+class MoE(nn.Module):
+    """Send each token through its best experts, and through the shared ones if any."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Array, segments: Array | None) -> tuple[Array, Aux]:  # [B, T, D]
+        c = self.config
+        E, D, F = c.n_experts, c.d_model, c.d_expert
+        make = INITIALISERS[c.init]
+        dtype = jnp.dtype(c.dtype)
+        router = param(self, "router_kernel", make(c, "in", D), (D, E), ("embed", None))
+        into = ("expert", "embed", "mlp")
+        gate = param(self, "gate_kernel", make(c, "in", D), (E, D, F), into)
+        up = param(self, "up_kernel", make(c, "in", D), (E, D, F), into)
+        down = param(
+            self, "down_kernel", make(c, "residual", F), (E, F, D), ("expert", "mlp", "embed")
+        )
+        # The router decides in float32: near-ties must not depend on the compute dtype.
+        logits = jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), router.astype(jnp.float32))
+        routing = route(logits, c)
+        real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
+        weights = Experts(gate.astype(dtype), up.astype(dtype), down.astype(dtype), _act(c))
+        y, dropped = DISPATCH[c.moe_dispatch](x.astype(dtype), real, routing, weights, c)
+        if c.n_shared_experts:
+            y = y + MLP(c, c.n_shared_experts * F, name="shared")(x)
+        return shard(y, "batch", "length", None), auxiliary(routing, real, dropped, c)
+
+
+def _act(config: TransformerConfig) -> Callable[[Array], Array]:
+    return ACTIVATIONS[config.activation]
