@@ -46,8 +46,8 @@ def _both(model: Any, params: Any, batch: Batch, keys: Any, chunk: int) -> tuple
     }
     # The same dropout masks on both answers: their difference is what is learned.
     twice = None if keys is None else jnp.concatenate([keys, keys])
-    logps = sequence_logprobs(model, params, joined, "", twice, chunk)
-    return jnp.split(logps, 2)
+    chosen, rejected = jnp.split(sequence_logprobs(model, params, joined, "", twice, chunk), 2)
+    return chosen, rejected
 
 
 def sigmoid_loss(margin: jax.Array, *, beta: float, label_smoothing: float) -> jax.Array:

@@ -64,7 +64,7 @@ class Loop:
         hooks: evaluations, samples.
         save: (state, seconds) -> None, called by `save_every` and at the end.
         save_every: steps between saves; 0 for the end only.
-        stopping: returns True once a signal asked to stop.
+        stopping: (step) -> True once a signal asked to stop.
         say: prints one line.
     """
 
@@ -78,7 +78,7 @@ class Loop:
         hooks: Sequence[Hook] = (),
         save: Callable[[State], None],
         save_every: int = 0,
-        stopping: Callable[[], bool] = lambda: False,
+        stopping: Callable[[int], bool] = lambda step: False,
         say: Callable[[str], None] = print,
     ):
         self.plan, self.step, self.batches, self.writer = plan, step, batches, writer
@@ -110,7 +110,7 @@ class Loop:
             holder[0] = state
             self._waiting.append(outputs)
             self.timer.step(outputs["loss"])
-            stop = self.stopping()
+            stop = self.stopping(done)
             if done % self.plan.log_every == 0 or done in (end, start + 1) or stop:
                 self._log(done, state)
             due = self.save_every and done % self.save_every == 0

@@ -144,8 +144,8 @@ def train(config: Any, workdir: str, inputs: Inputs) -> State:
     settings = Settings(**configs.bind(Settings, config.train, "train"))
     mesh = sharding.make_mesh(dict(config.mesh))
     check_batch(settings, mesh)
-    with sharding.use_layout(mesh) as layout, signals.handle() as stopping:
-        return _train(config, workdir, inputs, settings, layout, stopping)
+    with sharding.use_layout(mesh) as layout, signals.watch(jax.process_count()) as stop:
+        return _train(config, workdir, inputs, settings, layout, stop.requested)
 
 
 def _train(
@@ -154,7 +154,7 @@ def _train(
     inputs: Inputs,
     settings: Settings,
     layout: sharding.Layout,
-    stopping: Callable[[], bool],
+    stopping: Callable[[int], bool],
 ) -> State:
     bones = initial.skeleton(inputs.model, layout, settings.trainable)
     optimizer = make_optimizer(

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pieces that training configs share. Every section is the keyword arguments of one builder."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from llm.models.config import TransformerConfig
+from llm.models.presets import PRESETS
+
+
+def model(preset: str, **overrides: Any) -> ConfigDict:
+    """Return every field of a preset, so that each can be overridden: --config.model.n_layers=8.
+
+    A `vocab_size` of 0 takes the tokenizer's, rounded up to a multiple of 64.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(TransformerConfig)}
+    return ConfigDict({**defaults, **PRESETS[preset], **overrides})
+
+
+def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> ConfigDict:
+    """Return all sections of a training run with plain defaults."""
+    config = ConfigDict()
+    config.seed = 0
+    config.platform = ""  # refuse to run elsewhere than on "tpu" or "gpu"; "" takes what is there
+    config.model = model
+    # "byte", or the folder that the tokenizer stage wrote; "" takes that of config.init.from
+    config.tokenizer = ConfigDict({"path": "byte"})
+    # path: what an earlier stage wrote; "" builds a small corpus from installed documentation
+    config.data = ConfigDict({"source": "documents", "path": "", "length": length})
+    config.objective = ConfigDict({"name": "clm", "z_loss": 0.0, "chunk": 0})
+    config.optimizer = ConfigDict(
+        {"name": "adamw", "b1": 0.9, "b2": 0.95, "weight_decay": 0.1, "clip_norm": 1.0}
+    )
+    config.schedule = ConfigDict(
+        {"name": "warmup_cosine", "peak": 3e-4, "warmup_steps": 100, "end_fraction": 0.1}
+    )
+    config.train = ConfigDict(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "microbatches": 1,
+            "log_every": 50,
+            "eval_every": 500,
+            "ema_decay": 0.0,
+            "trainable": ".*",
+            "stop_after": 0,
+            "max_bad_steps": 20,
+            "accept_new_data": False,
+            "track": (),
+        }
+    )
+    # Sizes multiply to the number of devices; one may be -1, "the rest"
+    config.mesh = ConfigDict(
+        {
+            "data": -1,
+            "fsdp": 1,
+            "tensor": 1,
+            "context": 1,
+            "expert": 1,
+            "stage": 1,
+            "dcn": 1,
+        }
+    )
+    config.init = ConfigDict({"from": ""})
+    config.checkpoint = ConfigDict({"every": 500, "keep_last": 2, "keep_every": 0})
+    config.evals = ConfigDict({"validation": {"split": "validation", "every": 0, "batches": 16}})
+    config.sampling = ConfigDict(
+        {"every": 0, "prompts": ("The ",), "max_tokens": 48, "temperature": 0.8, "top_k": 0}
+    )
+    return config
+
+
+def follow_up(*, steps: int, batch_size: int, length: int) -> ConfigDict:
+    """Return a run that starts from another's checkpoint and keeps its model and tokenizer."""
+    inherited = ConfigDict({"name": "inherit", "dropout": 0.0})
+    config = training(inherited, steps=steps, batch_size=batch_size, length=length)
+    config.tokenizer.path = ""
+    return config

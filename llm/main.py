@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wire the stages: which name in a config means which function, and what feeds what.
+
+Names point to "module:function" so that reading a config imports nothing heavy.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from llm import files
+from llm.core import config as configs
+from llm.core import launch
+from llm.errors import ConfigError
+
+# config.objective.name: (model, **section) -> Objective
+OBJECTIVES = {
+    "clm": "llm.train.objective:cross_entropy",
+    "sft": "llm.train.objective:cross_entropy",
+    "dpo": "llm.posttrain.preference:dpo",
+    "ipo": "llm.posttrain.preference:ipo",
+}
+
+# config.data.source: (tokenizer, folder, **section) -> {"train": rows, "validation": rows}
+DATA = {
+    "documents": "llm.pretrain.rows:documents",
+    "text": "llm.pretrain.rows:text",
+    "rows": "llm.pretrain.rows:rows",
+    "chats": "llm.posttrain.rows:chats",
+    "preferences": "llm.posttrain.rows:preferences",
+    "function_questions": "llm.posttrain.rows:function_questions",
+    "function_preferences": "llm.posttrain.rows:function_preferences",
+}
+
+EMBEDDED_CORPUS = "corpus/tiny.py"  # made when config.data.path is empty
+
+
+def corpus(config: Any, workdir: str) -> Any:
+    """Make clean document shards."""
+    return _stage("llm.corpus.stage", config, workdir)
+
+
+def tokenizer(config: Any, workdir: str) -> Any:
+    """Train a tokenizer."""
+    return _stage("llm.tokenizers.stage", config, workdir)
+
+
+def eval(config: Any, workdir: str) -> Any:
+    """Measure a model on tasks."""
+    return _stage("llm.eval.stage", config, workdir)
+
+
+def compress(config: Any, workdir: str) -> Any:
+    """Make a model smaller and say what it cost."""
+    return _stage("llm.compress.stage", config, workdir)
+
+
+def serve(config: Any, workdir: str) -> Any:
+    """Answer over HTTP."""
+    return _stage("llm.serve.stage", config, workdir)
+
+
+def plan(config: Any, workdir: str, topology: str, compile: str, json: str) -> Any:
+    """Say whether a run fits its machine, and how fast it could be."""
+    from llm.plan import stage
+
+    return stage.run(
+        config, workdir, topology=topology, compile=compile == "true", json=json == "true"
+    )
+
+
+def pretrain(config: Any, workdir: str) -> Any:
+    """Train a model on documents."""
+    return train(config, workdir)
+
+
+def posttrain(config: Any, workdir: str) -> Any:
+    """Train a model further on chats or preferences."""
+    return train(config, workdir)
+
+
+def _stage(module: str, config: Any, workdir: str) -> Any:
+    return configs.resolve_builder(f"{module}:run")(config, workdir)
+
+
+def check_training(config: Any) -> None:
+    """Bind every section of a training config to its builder; imports them, runs nothing.
+
+    Raises:
+        ConfigError: a section or key is unknown or missing.
+    """
+    from llm.core import checkpoint
+    from llm.models.config import TransformerConfig
+    from llm.train import optim, run, samples
+
+    objective = configs.choose(config.objective.name, OBJECTIVES, "objective")
+    builder = configs.resolve_builder(objective)
+    configs.bind(builder, config.objective, "objective", given=("model",))
+    for name, section in sources(config).items():
+        source = configs.choose(section["source"], DATA, "data source")
+        options = {k: v for k, v in section.items() if k not in ("source", "weight")}
+        builder = configs.resolve_builder(source)
+        configs.bind(builder, options, name, given=("tokenizer", "folder"))
+    if config.model.get("name") != "inherit":
+        fields = configs.bind(TransformerConfig, config.model, "model")
+        if fields["vocab_size"]:
+            TransformerConfig(**fields).validate()
+    configs.bind(run.Settings, config.train, "train")
+    optimizer = configs.choose(config.optimizer.name, optim.OPTIMIZERS, "optimizer")
+    shared = ("clip_norm", "no_decay", "scales")
+    own = {k: v for k, v in config.optimizer.items() if k not in shared}
+    configs.bind(optimizer, own, "optimizer", given=("parts",))
+    schedule = configs.choose(config.schedule.name, optim.SCHEDULES, "schedule")
+    configs.bind(schedule, config.schedule, "schedule", given=("steps",))
+    configs.bind(samples.make_sampler, config.sampling, "sampling")
+    kept = {k: v for k, v in config.checkpoint.items() if k != "every"}
+    configs.bind(checkpoint.Checkpointer, kept, "checkpoint", given=("directory",))
+
+
+def sources(config: Any) -> dict[str, dict[str, Any]]:
+    """Return the data sources by name: one, or those of config.data.mixture with their weights."""
+    section = {k: v for k, v in config.data.items() if k != "mixture"}
+    mixture = config.data.get("mixture", {})
+    if not mixture:
+        return {"data": section}
+    return {name: {"weight": 1.0, **section, **dict(part)} for name, part in mixture.items()}
+
+
+def model_config(section: Mapping[str, Any], tokenizer: Any, inherited: Mapping | None) -> Any:
+    """Build the model's config: its own fields, or those of the run it starts from.
+
+    Raises:
+        ConfigError: there is nothing to inherit, or the tokenizer has more ids than the model.
+    """
+    from llm.models.config import TransformerConfig
+
+    fields = {k: section[k] for k in section}
+    if fields.get("name") == "inherit":
+        if inherited is None:
+            raise ConfigError(
+                "config.model inherits, but config.init.from is empty.",
+                "Give --config.init.from=<workdir of an earlier run>.",
+            )
+        fields = {**inherited, **fields}
+    fields = configs.bind(TransformerConfig, fields, "model")
+    fields["vocab_size"] = fields["vocab_size"] or 64 * math.ceil(tokenizer.vocab_size / 64)
+    if fields["vocab_size"] < tokenizer.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.vocab_size} ids, "
+            f"config.model.vocab_size is {fields['vocab_size']}.",
+            "Use the model's own tokenizer, or set config.model.vocab_size=0 to follow it.",
+        )
+    return TransformerConfig(**fields).validate()
+
+
+def train(config: Any, workdir: str) -> Any:
+    """Train a model: any objective on any data, from scratch or from another run."""
+    import dataclasses
+
+    check_training(config)
+    launch.require_platform(config.platform)
+    from llm import tokenizers
+    from llm.core import lock
+    from llm.models.transformer import Transformer
+    from llm.train import run
+
+    with lock.hold(workdir):
+        origin = config.init["from"]
+        start = _load_start(origin)
+        tokens = tokenizers.load(config.tokenizer.path) if config.tokenizer.path else None
+        tokens = tokens or (start.tokenizer if start else None)
+        if tokens is None:
+            raise ConfigError(
+                "There is no tokenizer.", "Give --config.tokenizer.path=byte or a folder of one."
+            )
+        inherited = dataclasses.asdict(start.config) if start else None
+        shape = model_config(config.model, tokens, inherited)
+        length = int(config.data.length)
+        if length > shape.max_length and shape.position == "learned":
+            raise ConfigError(
+                f"config.data.length={length} is beyond the model's {shape.max_length} positions.",
+                f"Set config.data.length={shape.max_length} or less.",
+            )
+        resolved = configs.to_dict(config)
+        resolved["model"] = dataclasses.asdict(shape)
+        root = files.path(workdir)
+        files.write_json(root / "config.json", resolved)
+        tokens.save(str(root / "tokenizer"))
+        feed, splits = _rows(config, workdir, tokens)
+        model = Transformer(shape)
+        objective = configs.resolve_builder(OBJECTIVES[config.objective.name])
+        section = configs.bind(objective, config.objective, "objective", given=("model",))
+        return run.train(
+            config,
+            workdir,
+            run.Inputs(
+                model,
+                objective(model, **section),
+                feed,
+                splits,
+                tokens,
+                start.params if start else None,
+                origin,
+            ),
+        )
+
+
+def _load_start(origin: str) -> Any:
+    if not origin:
+        return None
+    import llm
+
+    return llm.load(origin)
+
+
+def _rows(config: Any, workdir: str, tokens: Any) -> tuple[Any, dict[str, Any]]:
+    """Prepare the rows of every source; return the training feed and the held-out splits."""
+    import jax
+
+    from llm.data.feed import Feed
+
+    found, weights = {}, {}
+    for name, section in sources(config).items():
+        options = dict(section)
+        weights[name] = options.pop("weight", 1.0)
+        builder = configs.resolve_builder(DATA[options.pop("source")])
+        if not options.get("path"):
+            options["path"] = _embedded_corpus(workdir)
+        found[name] = builder(tokens, str(files.path(workdir) / "rows" / name), **options)
+    feed = Feed(
+        {name: splits["train"] for name, splits in found.items()},
+        weights if len(found) > 1 else None,
+        seed=int(config.seed),
+        batch_size=int(config.train.batch_size),
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+    held_out = {}
+    for name, splits in found.items():
+        for split, dataset in splits.items():
+            if split != "train":
+                held_out[split if len(found) == 1 else f"{name}/{split}"] = dataset
+    return feed, held_out
+
+
+def _embedded_corpus(workdir: str) -> str:
+    """Make a small corpus from installed documentation, once."""
+    from pathlib import Path
+
+    target = files.path(workdir) / "corpus"
+    if not (target / "documents" / "manifest.json").exists():
+        print("config.data.path is empty: building a small corpus from installed documentation")
+        source = Path(__file__).resolve().parents[1] / "configs" / EMBEDDED_CORPUS
+        corpus(configs.load_file(str(source)), str(target))
+    return str(target)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where post-training rows come from: chats, preference pairs, or questions about functions."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from llm import files
+from llm.data import prepare
+from llm.data.examples import read_records
+from llm.data.rows import RowDataset, open_rows
+from llm.posttrain import questions
+from llm.text.records import read_documents
+
+Splits = dict[str, RowDataset]
+
+
+def _hold_out(records: str, folder: str, validation: float, make: Callable[..., Any]) -> Splits:
+    """Write train and validation rows of the records; the split is by a hash of each record."""
+    made = {}
+    for split in ("train", "validation") if validation else ("train",):
+        target = str(files.path(folder) / split)
+        source = f"{files.hash_file(records)}/{split}/{validation}"
+        make(_part(records, split, validation), target, source)
+        made[split] = open_rows(target)
+    return made
+
+
+def _part(path: str, split: str, validation: float) -> Iterator[dict]:
+    for record in read_records(path):
+        whole = json.dumps(record, sort_keys=True).encode("utf-8")
+        place = int(files.hash_bytes(whole)[:8], 16) / 2**32
+        if (place < validation) == (split == "validation"):
+            yield record
+
+
+def chats(
+    tokenizer: Any,
+    folder: str,
+    *,
+    path: str,
+    length: int,
+    validation: float = 0.05,
+    too_long: str = "drop",
+) -> Splits:
+    """Pack {"messages"} records; only what the assistant says is learned."""
+
+    def make(records: Any, target: str, source: str) -> None:
+        prepare.prepare_chats(
+            records, tokenizer, length, target, too_long=too_long, source_hash=source
+        )
+
+    return _hold_out(path, folder, validation, make)
+
+
+def preferences(
+    tokenizer: Any,
+    folder: str,
+    *,
+    path: str,
+    length: int,
+    validation: float = 0.05,
+    too_long: str = "drop",
+) -> Splits:
+    """Write {"prompt", "chosen", "rejected"} records, one pair per row."""
+
+    def make(records: Any, target: str, source: str) -> None:
+        prepare.prepare_preferences(
+            records, tokenizer, length, target, too_long=too_long, source_hash=source
+        )
+
+    return _hold_out(path, folder, validation, make)
+
+
+def function_questions(
+    tokenizer: Any, folder: str, *, path: str, length: int, limit: int = 0, seed: int = 0
+) -> Splits:
+    """Pack chats that ask what a documented function does; splits are those of the corpus."""
+    return _from_corpus(
+        "chats",
+        tokenizer,
+        folder,
+        path,
+        length,
+        lambda d: questions.chats(d, seed=seed, limit=limit),
+    )
+
+
+def function_preferences(
+    tokenizer: Any, folder: str, *, path: str, length: int, limit: int = 0, seed: int = 0
+) -> Splits:
+    """Write pairs of a function's summary and another's; splits are those of the corpus."""
+    return _from_corpus(
+        "preferences",
+        tokenizer,
+        folder,
+        path,
+        length,
+        lambda d: questions.preferences(d, seed=seed, limit=limit),
+    )
+
+
+def _from_corpus(
+    kind: str,
+    tokenizer: Any,
+    folder: str,
+    path: str,
+    length: int,
+    build: Callable[[Iterable[dict]], Iterator[dict]],
+) -> Splits:
+    """Build records of every split, keep them as JSONL to look at, and pack them."""
+    given = files.path(path)
+    corpus = str(given / "documents" if (given / "documents").is_dir() else given)
+    made = {}
+    for split in ("train", "validation"):
+        lines = [json.dumps(r, ensure_ascii=False) for r in build(read_documents(corpus, split))]
+        written = files.path(folder) / f"{split}.jsonl"
+        files.write_atomic(written, "\n".join(lines) + "\n")
+        target = files.path(folder) / split
+        prepare.PREPARE[kind](str(written), tokenizer, length, str(target))
+        made[split] = open_rows(target)
+    return made

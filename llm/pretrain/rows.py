@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where pre-training rows come from: each function gives held-out splits beside "train"."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llm import files
+from llm.data import prepare
+from llm.data.rows import RowDataset, open_rows
+from llm.errors import ConfigError, DataError
+from llm.text.records import find_shards, read_documents
+
+Splits = dict[str, RowDataset]
+
+
+def documents(
+    tokenizer: Any, folder: str, *, path: str, length: int, validation: float = 0.01
+) -> Splits:
+    """Pack documents: a corpus folder with its own splits, or files with a share held out.
+
+    Args:
+        tokenizer: gives the ids.
+        folder: where rows are written, or found again.
+        path: a folder of the corpus stage, or JSONL, Parquet or text files.
+        length: tokens per row.
+        validation: share of the documents held out, by a hash of their text, of plain files.
+    """
+    given = files.path(path)
+    corpus = given / "documents" if (given / "documents").is_dir() else given
+    has_splits = (corpus / "manifest.json").exists()
+    made = {}
+    for split in ("train", "validation"):
+        target = str(files.path(folder) / split)
+        if has_splits:
+            if not any(corpus.glob(f"{split}-*")):
+                continue
+            prepare.prepare_documents(str(corpus), tokenizer, length, target, split=split)
+        elif split == "train" or validation > 0:
+            part = _part(path, split, validation)
+            hashes = [files.hash_file(shard) for shard in find_shards(path)]
+            source = files.hash_json([hashes, split, validation])
+            prepare.prepare_documents(part, tokenizer, length, target, source_hash=source)
+        else:
+            continue
+        made[split] = open_rows(target)
+    return made
+
+
+def _part(path: str, split: str, validation: float) -> Iterator[Mapping[str, Any]]:
+    """Yield the documents on one side of a split by the hash of their text."""
+    for document in read_documents(path):
+        place = int(files.hash_bytes(document["text"].encode("utf-8"))[:8], 16) / 2**32
+        if (place < validation) == (split == "validation"):
+            yield document
+
+
+def text(tokenizer: Any, folder: str, *, path: str, length: int, validation: float = 0.1) -> Splits:
+    """Cut one plain text into blocks: the first part trains, the last `validation` share tests."""
+    prepare.prepare_text(path, tokenizer, length, folder, validation=validation)
+    names = ("train", "validation") if validation else ("train",)
+    return {name: open_rows(files.path(folder) / name) for name in names}
+
+
+def rows(tokenizer: Any, folder: str, *, path: str, length: int) -> Splits:
+    """Open rows that were written before: `path/train`, `path/validation`, or `path` itself."""
+    del folder
+    root = files.path(path)
+    found = {p.name: open_rows(p) for p in sorted(root.glob("*")) if (p / "manifest.json").exists()}
+    made = found or {"train": open_rows(root)}
+    for dataset in made.values():
+        if dataset.manifest["length"] != length:
+            raise ConfigError(
+                f"Rows in {path} have length {dataset.manifest['length']}, not {length}.",
+                "Set config.data.length to it, or make the rows again.",
+            )
+        prepare.check_tokenizer(dataset.manifest, tokenizer, path)
+    if "train" not in made:
+        raise DataError(f"{path} holds no train rows.", "Make them with a pretrain run.")
+    return made
