@@ -14,6 +14,8 @@ import numpy as np
 
 from llm.errors import ConfigError
 
+Array = jax.Array
+
 
 class Settings(NamedTuple):
     """How one request samples; the defaults are greedy and change nothing.
@@ -48,14 +50,14 @@ class Rows(NamedTuple):
     bias_ids [B, N] hold token ids, those at or past the vocabulary are ignored.
     """
 
-    temperature: jax.Array  # [B] float32
-    top_k: jax.Array  # [B] int32
-    top_p: jax.Array  # [B] float32
-    min_p: jax.Array  # [B] float32
-    repetition_penalty: jax.Array  # [B] float32
-    seed: jax.Array  # [B] uint32
-    bias_ids: jax.Array  # [B, N] int32
-    bias: jax.Array  # [B, N] float32
+    temperature: Array  # [B] float32
+    top_k: Array  # [B] int32
+    top_p: Array  # [B] float32
+    min_p: Array  # [B] float32
+    repetition_penalty: Array  # [B] float32
+    seed: Array  # [B] uint32
+    bias_ids: Array  # [B, N] int32
+    bias: Array  # [B, N] float32
 
 
 def _check(name: str, value: float, good: bool, wanted: str) -> None:
@@ -73,18 +75,18 @@ def rows(settings: Sequence[Settings]) -> Rows:
         for column, (token, value) in enumerate(one.logit_bias):
             ids[row, column], bias[row, column] = token, value
     return Rows(
-        temperature=np.array([s.temperature for s in settings], np.float32),
-        top_k=np.array([s.top_k for s in settings], np.int32),
-        top_p=np.array([s.top_p for s in settings], np.float32),
-        min_p=np.array([s.min_p for s in settings], np.float32),
-        repetition_penalty=np.array([s.repetition_penalty for s in settings], np.float32),
-        seed=np.array([s.seed % 2**32 for s in settings], np.uint32),
-        bias_ids=ids,
-        bias=bias,
+        temperature=jnp.asarray([s.temperature for s in settings], jnp.float32),
+        top_k=jnp.asarray([s.top_k for s in settings], jnp.int32),
+        top_p=jnp.asarray([s.top_p for s in settings], jnp.float32),
+        min_p=jnp.asarray([s.min_p for s in settings], jnp.float32),
+        repetition_penalty=jnp.asarray([s.repetition_penalty for s in settings], jnp.float32),
+        seed=jnp.asarray([s.seed % 2**32 for s in settings], jnp.uint32),
+        bias_ids=jnp.asarray(ids),
+        bias=jnp.asarray(bias),
     )
 
 
-def apply_bias(logits: jax.Array, ids: jax.Array, bias: jax.Array) -> jax.Array:
+def apply_bias(logits: Array, ids: Array, bias: Array) -> Array:
     """Add bias [B, N] to the logits [B, V] of token ids [B, N]."""
     if ids.shape[1] == 0:
         return logits
@@ -92,7 +94,7 @@ def apply_bias(logits: jax.Array, ids: jax.Array, bias: jax.Array) -> jax.Array:
     return logits.at[line, ids].add(bias, mode="drop")
 
 
-def apply_repetition_penalty(logits: jax.Array, seen: jax.Array, penalty: jax.Array) -> jax.Array:
+def apply_repetition_penalty(logits: Array, seen: Array, penalty: Array) -> Array:
     """Make tokens already seen less likely: divide positive logits, multiply negative ones.
 
     Args:
@@ -104,12 +106,12 @@ def apply_repetition_penalty(logits: jax.Array, seen: jax.Array, penalty: jax.Ar
     return jnp.where(seen, jnp.where(logits > 0, logits / scale, logits * scale), logits)
 
 
-def apply_temperature(logits: jax.Array, temperature: jax.Array) -> jax.Array:
+def apply_temperature(logits: Array, temperature: Array) -> Array:
     """Divide by the temperature [B]; rows at 0 (greedy) stay as they are."""
     return logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
 
 
-def keep_top(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
+def keep_top(logits: Array, top_k: Array, top_p: Array) -> Array:
     """Mask to -inf all but the k likeliest tokens, then all but their nucleus.
 
     The nucleus is the smallest set of likeliest tokens whose probability (among the k) reaches p
@@ -134,13 +136,13 @@ def keep_top(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
     return jnp.where(keep, logits, -jnp.inf)
 
 
-def keep_min_p(logits: jax.Array, min_p: jax.Array) -> jax.Array:
+def keep_min_p(logits: Array, min_p: Array) -> Array:
     """Mask tokens less likely than min_p [B] times the likeliest one (Nguyen et al. 2024)."""
     floor = jnp.max(logits, axis=-1) + jnp.log(min_p)
     return jnp.where(logits >= floor[:, None], logits, -jnp.inf)
 
 
-def transform(logits: jax.Array, settings: Rows, seen: jax.Array | None = None) -> jax.Array:
+def transform(logits: Array, settings: Rows, seen: Array | None = None) -> Array:
     """Turn model logits [B, V] into the logits that are sampled, in the usual order.
 
     Bias, repetition penalty, temperature, top-k, top-p, min-p. Work that no row asks for is
@@ -157,20 +159,20 @@ def transform(logits: jax.Array, settings: Rows, seen: jax.Array | None = None) 
     return keep_min_p(logits, settings.min_p)
 
 
-def row_keys(seed: jax.Array, position: jax.Array) -> jax.Array:
+def row_keys(seed: Array, position: Array) -> Array:
     """Return the keys [B] of the draws at positions [B] of requests with these seeds [B]."""
     return jax.vmap(lambda s, p: jax.random.fold_in(jax.random.key(s), p))(seed, position)
 
 
-def token_logprob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+def token_logprob(logits: Array, tokens: Array) -> Array:
     """Return log softmax(logits [..., V]) at tokens [...], without forming the whole of it."""
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def sample(
-    logits: jax.Array, settings: Rows, position: jax.Array, seen: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+    logits: Array, settings: Rows, position: Array, seen: Array | None = None
+) -> tuple[Array, Array]:
     """Choose one token per row.
 
     Args:
@@ -187,7 +189,7 @@ def sample(
     final = transform(logits, settings, seen)
     greedy = jnp.argmax(final, axis=-1)
 
-    def draw() -> jax.Array:
+    def draw() -> Array:
         keys = row_keys(settings.seed, position)
         return jax.vmap(jax.random.categorical)(keys, final)
 

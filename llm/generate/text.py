@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 _UNKNOWN = "\ufffd"
-_LONGEST_DOUBT = 7  # bytes of one whole and one unfinished character; more is not UTF-8 at all
 _CONTEXT = 8  # prompt tokens kept in view, so that a leading space is decoded as in running text
+_LONGEST_DOUBT = _CONTEXT + 3  # bytes in view that one unfinished character can spoil
 
 
 class Detokenizer:
     """Decodes one token at a time into pieces that never end inside a character.
 
     A decoder shows an unfinished UTF-8 sequence as U+FFFD, some together with the bytes before it;
-    such an ending is held back until more tokens settle it. Only a short window of tokens is decoded again at each step; it
-    always begins between two characters.
+    such an ending is held back until more tokens settle it. Only a short window of tokens is
+    decoded again at each step; it always begins between two characters.
     """
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int] = ()):

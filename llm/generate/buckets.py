@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Few shapes, so few programs: round sizes up, and count what is traced."""
+
+import collections
+
+_COMPILED: collections.Counter[str] = collections.Counter()
+
+
+def bucket(size: int, smallest: int = 1, largest: int | None = None) -> int:
+    """Round up to a power of two or one and a half of one, at least `smallest`.
+
+    `largest` caps the result where size itself does not exceed it.
+    """
+    power = 1 << max(0, size - 1).bit_length()
+    rounded = power * 3 // 4 if power >= 8 and size <= power * 3 // 4 else power
+    rounded = max(rounded, smallest)
+    return rounded if largest is None else max(size, min(rounded, largest))
+
+
+def power_of_two(size: int) -> int:
+    """Round up to a power of two."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def count_program(name: str) -> None:
+    """Note that a program is being traced; called from inside the traced function, so that it runs
+    once per program and never when a compiled program is used again."""
+    _COMPILED[name] += 1
+
+
+def compiled() -> dict[str, int]:
+    """Return how many programs of each name were traced in this process so far."""
+    return dict(_COMPILED)
