@@ -256,5 +256,19 @@ def _local(place: Any) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    """Delete a folder of rows; anything else is somebody's data and stays.
+
+    Raises:
+        StorageError: the folder holds other files than rows.
+    """
+    if not folder.exists():
+        return
+    strange = [
+        item.name for item in folder.iterdir() if item.suffix != ".npy" and item.name != MANIFEST
+    ]
+    if strange and not all(name.startswith(".tmp-") for name in strange):
+        raise StorageError(
+            f"{folder} holds other files than rows ({sorted(strange)[0]}).",
+            "Choose another folder for the rows.",
+        )
+    shutil.rmtree(folder)

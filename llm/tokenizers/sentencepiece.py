@@ -25,7 +25,7 @@ _TRAINING_THREADS = 4
 def train(
     texts: Iterable[str],
     *,
-    algorithm: str = "bpe",
+    name: str = "bpe",
     vocab_size: int = 8192,
     split_digits: bool = True,
     character_coverage: float = 0.9995,
@@ -37,7 +37,7 @@ def train(
     outside the vocabulary are spelled as bytes, so nothing is unencodable.
 
     Args:
-        algorithm: "bpe" or "unigram".
+        name: the algorithm, "bpe" or "unigram".
         vocab_size: tokens including the special tokens and 256 bytes; a text too small for so many
             gives fewer.
         split_digits: one token per digit.
@@ -49,10 +49,8 @@ def train(
         DataError: there is no text to train on.
     """
     smallest = len(base.SPECIAL_TOKENS) + 256 + 16
-    if algorithm not in ALGORITHMS:
-        raise ConfigError(
-            f"tokenizer.algorithm is {algorithm!r}.", f"Choose one of {', '.join(ALGORITHMS)}."
-        )
+    if name not in ALGORITHMS:
+        raise ConfigError(f"tokenizer.name is {name!r}.", f"Known: {', '.join(ALGORITHMS)}.")
     if vocab_size < smallest:
         raise ConfigError(
             f"tokenizer.vocab_size is {vocab_size}, below the special tokens and bytes.",
@@ -64,7 +62,7 @@ def train(
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=sentences,
             model_writer=model,
-            model_type=algorithm,
+            model_type=name,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             byte_fallback=True,
