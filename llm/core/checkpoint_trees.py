@@ -97,3 +97,11 @@ def like(target: Any, tree: Any) -> Any:
         value = found[path]
         leaves.append(type(leaf)(value.item()) if isinstance(leaf, int | float) else value)
     return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def comparable(tree: Any) -> dict[str, np.ndarray]:
+    """Return the leaves as NumPy arrays by name; PRNG keys as their data."""
+    return {
+        "/".join(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        for path, leaf in named_leaves(tree)[0]
+    }
