@@ -176,7 +176,7 @@ def train(config: Any, workdir: str) -> Any:
         inherited = dataclasses.asdict(start.config) if start else None
         shape = model_config(config.model, tokens, inherited)
         length = int(config.data.length)
-        if length > shape.max_length and shape.position == "learned":
+        if length > shape.max_length:
             raise ConfigError(
                 f"config.data.length={length} is beyond the model's {shape.max_length} positions.",
                 f"Set config.data.length={shape.max_length} or less.",
