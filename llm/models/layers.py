@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from llm.core.sharding import shard
+from llm.models import quant
 from llm.models.config import TransformerConfig
 
 Array = jax.Array
@@ -57,9 +58,13 @@ INITIALISERS: dict[str, Callable[[TransformerConfig, str, int], Callable[..., Ar
 def param(
     module: Any, name: str, init: Callable[..., Array], shape: Sequence[int], axes: Sequence
 ) -> Array:
-    """Create (or read) a parameter whose dimensions carry logical axis names; None = replicated."""
+    """Create (or read) a parameter whose dimensions carry logical axis names; None = replicated.
+
+    A quantised parameter in its place (see `llm.models.quant`) is read as the array it stands for.
+    """
     boxed = nn.with_logical_partitioning(init, tuple(axes))
-    return module.param(name, boxed, tuple(shape), jnp.dtype(module.config.param_dtype))
+    dtype = jnp.dtype(module.config.param_dtype)
+    return quant.materialize(module.param(name, boxed, tuple(shape), dtype), dtype)
 
 
 _AXES = {
