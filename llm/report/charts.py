@@ -250,11 +250,17 @@ def _axes(frame: Frame, over_time: bool) -> list[str]:
     else:
         named = [(t, number(t)) for t in ticks(frame.x0, frame.x1, wanted)]
         named[-1] = (named[-1][0], f"{named[-1][1]} steps")
-    for value, text in named:
-        x = frame.px(value)
-        anchor = "end" if x > frame.width - frame.right - 24 else "middle"
+    taken = float(frame.width) + 40  # from the right: the last label carries the unit
+    for value, text in reversed(named):
+        x, size = frame.px(value), 6.6 * len(text)
+        edge = x + size / 2 > frame.width - 4
+        right = x + 8 if edge else x + size / 2
+        if right > taken:
+            continue
+        taken = right - size - 8
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{base + 18}" text-anchor="{anchor}">{text}</text>'
+            f'<text class="tick" x="{right if edge else x:.1f}" y="{base + 18}" '
+            f'text-anchor="{"end" if edge else "middle"}">{text}</text>'
         )
     return parts
 
@@ -373,7 +379,8 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str = "", width: int = 64
     rows = [row for row in rows if math.isfinite(row[1])]
     if not rows:
         return ""
-    step, left = 30, 190
+    step = 30
+    left = min(20 + 7.4 * max(len(label) for label, _, _ in rows), 0.45 * width)
     top = max(value for _, value, _ in rows) or 1.0
     height = step * len(rows) + 6
     parts = [f'<svg class="chart bars" viewBox="0 0 {width} {height}" role="img">']
@@ -381,9 +388,9 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str = "", width: int = 64
         y = 4 + i * step
         length = max((width - left - 110) * value / top, 1.0)
         parts.append(
-            f'<text class="label" x="{left - 10}" y="{y + 17}" text-anchor="end">'
+            f'<text class="label" x="{left - 10:.1f}" y="{y + 17}" text-anchor="end">'
             f"{escape(label)}</text>"
-            f'<rect class="bar" style="--c:var(--{colour})" x="{left}" y="{y + 3}" rx="3" '
+            f'<rect class="bar" style="--c:var(--{colour})" x="{left:.1f}" y="{y + 3}" rx="3" '
             f'width="{length:.1f}" height="20"/>'
             f'<text class="amount" x="{left + length + 8:.1f}" y="{y + 17}">'
             f"{number(value)}{escape(unit)}</text>"

@@ -93,7 +93,7 @@ th,td{padding:8px 18px 8px 0;border-bottom:1px solid var(--rule);vertical-align:
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.n b{font-weight:650}
 tr:last-child td{border-bottom:0}
-td.wrap{overflow-wrap:anywhere}
+td.wrap{overflow-wrap:break-word;min-width:4em}
 .yes{color:var(--good);font-weight:600}.no{color:var(--faint)}
 .sample{border-left:3px solid var(--rule);padding:1px 0 1px 16px;margin:0 0 16px;
 break-inside:avoid}
@@ -101,10 +101,12 @@ break-inside:avoid}
 .sample pre{margin:2px 0 0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13.5px;
 line-height:1.5;max-height:17em;overflow:auto}
 .sample .prompt{color:var(--accent);font-weight:600}
-.samples{gap:4px 36px;grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}
+.samples{gap:4px 36px;margin-top:22px;grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}
 .sample:last-of-type{border-left-color:var(--accent)}
 details{border-top:1px solid var(--rule);padding:10px 0}
-details:last-of-type{border-bottom:1px solid var(--rule)}
+.folds{margin-top:22px;border-bottom:1px solid var(--rule)}
+.folds+.sub{margin-top:12px}
+.stage>.cards:empty{display:none}
 summary{cursor:pointer;font-weight:600;font-size:15px}
 summary span{color:var(--faint);font-weight:400;margin-left:8px}
 dl{display:grid;grid-template-columns:minmax(120px,240px) 1fr;margin:10px 0 2px;font-size:14px;
@@ -118,7 +120,7 @@ font-variant-numeric:tabular-nums}
 .configs dd{font-family:ui-monospace,Menlo,Consolas,"Liberation Mono",monospace;font-size:13px}
 .flag{border:1px solid var(--bad);color:var(--bad);border-radius:10px;padding:10px 16px;
 margin:18px 0;font-size:15px}
-.rail{display:grid;grid-template-columns:repeat(auto-fit,minmax(124px,1fr));gap:12px;
+.rail{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:12px;
 margin:28px 0 8px;padding:0;list-style:none;counter-reset:stage}
 .rail li{counter-increment:stage;min-width:0}
 .rail a{display:block;height:100%;color:inherit;text-decoration:none;background:var(--card);
@@ -127,7 +129,7 @@ border-top:3px solid var(--accent)}
 .rail a:hover{border-color:var(--accent)}
 .rail .what{font-size:13px;font-weight:650}
 .rail .what::before{content:counter(stage) " ";color:var(--faint);font-weight:500}
-.rail .big{font-size:23px;font-weight:650;letter-spacing:-.02em;line-height:1.3;
+.rail .big{font-size:25px;font-weight:650;letter-spacing:-.02em;line-height:1.3;
 font-variant-numeric:tabular-nums}
 .rail .note{font-size:12.5px;color:var(--soft);line-height:1.35}
 .stage{border-top:1px solid var(--rule);margin-top:46px}
@@ -142,7 +144,7 @@ padding-top:16px}
 color-scheme:light}main{max-width:none;padding:0}body{font-size:11pt}h1{font-size:24pt}
 h2{font-size:15pt;margin-top:24pt;break-after:avoid}.switch,.hover{display:none}
 .grid2{grid-template-columns:1fr 1fr}.card{flex-basis:22%}
-.sample pre{max-height:none}a{color:inherit;text-decoration:none}@page{margin:16mm}}
+.sample pre{max-height:none}.configs section{break-inside:auto}th,td{padding-right:10pt}.interval{width:90pt}a{color:inherit;text-decoration:none}@page{margin:16mm}}
 """
 
 SCRIPT = """

@@ -55,7 +55,7 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
     body += page.section("Results", sections.results(scores))
     compared = sections.results([e for e in entries if sections.is_baseline(e)], "baseline")
     body += page.section("Baselines", compared, "What simple methods reach on the same text.")
-    body += page.section("Configuration", page.configuration(run.config))
+    body += page.section("Configuration", page.configuration(sections.short_config(run.config)))
     body += page.section("Software and hardware", sections.hardware(run))
     return page.document(f"{title(run)} · run report", body)
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a report that are drawn from one run: curves, samples, results, config, hardware."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from llm.models.config import TransformerConfig
 from llm.report import charts, page
 from llm.report.charts import Level, Line, number
 from llm.report.reading import Run, Series, metric_names, series
@@ -28,6 +30,20 @@ TITLES = {
     "reward_accuracy": "Reward accuracy",
     "reward_margin": "Reward margin",
     "kl": "KL divergence from the reference",
+}
+# Fields of a model that a reader always wants to see.
+SIZES = {
+    "vocab_size",
+    "n_layers",
+    "d_model",
+    "n_heads",
+    "n_kv_heads",
+    "d_ff",
+    "max_length",
+    "norm",
+    "position",
+    "activation",
+    "dtype",
 }
 # Drawn elsewhere, or of no use as a curve.
 NO_CURVE = {"step_seconds", "skipped", "non_finite", "weight", "goodput", "tokens"}
@@ -196,7 +212,7 @@ def results(entries: Sequence[Mapping[str, Any]], title_column: str = "task") ->
             found = _metric(metric)
             if found is None:
                 continue
-            task = f"<b>{escape(str(entry['task']))}</b>" if i == 0 else ""
+            task = f"<b>{escape(label(entry))}</b>" if i == 0 else ""
             size = page.show(entry["n"]) if i == 0 and "n" in entry else ""
             rows.append([task, escape(name.replace("_", " ")), *_cells(found), size])
     return page.table(
@@ -274,16 +290,32 @@ def baselines(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
             continue
         metric = best_metric(entry, "bits_per_byte", "bpb")
         if metric:
-            found.append((str(entry.get("label") or entry["task"]).replace("_", " "), metric.value))
+            found.append((label(entry), metric.value))
     return found
+
+
+def label(entry: Mapping[str, Any]) -> str:
+    """Return how to call a results entry."""
+    return str(entry.get("label") or entry["task"]).replace("_", " ")
 
 
 def is_baseline(entry: Mapping[str, Any]) -> bool:
     """Tell whether a results entry describes a baseline, not the model."""
-    task = str(entry["task"]).lower()
+    names = f"{entry['task']} {entry.get('kind', '')}".lower()
     return bool(entry.get("baseline")) or any(
-        word in task for word in ("baseline", "ngram", "n-gram", "kneser")
+        word in names for word in ("baseline", "ngram", "n-gram", "kneser")
     )
+
+
+def short_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the model's fields that are at their defaults, and empty evaluations of nothing."""
+    shown = dict(config)
+    model = config.get("model")
+    if isinstance(model, Mapping):
+        defaults = {f.name: f.default for f in dataclasses.fields(TransformerConfig)}
+        kept = {k: v for k, v in model.items() if k in SIZES or defaults.get(k, ...) != v}
+        shown["model"] = {**kept, "all others": "default"} if len(kept) < len(model) else kept
+    return shown
 
 
 def hardware(run: Run) -> str:
