@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded corpus: documentation of Python and of this project's core dependencies.
+
+Command:  python scripts/corpus.py --config=configs/corpus/pydocs.py --workdir=runs/corpus
+Hardware: any machine; 2 CPU cores, 1 GB of memory, 200 MB of disk.
+Cost:     about half a minute.
+Expect:   about 30,000 documents and 21 MB read; about 90 % of them kept, 2 % of the bytes for
+          validation; planted copies and addresses found with recall and precision near 1.
+"""
+
+from ml_collections import ConfigDict
+
+from llm.corpus import filters
+
+
+def get_config() -> ConfigDict:
+    """Return the settings."""
+    config = ConfigDict()
+    config.seed = 0
+    # packages=() reads all that llm/corpus/pydocs.py lists.
+    config.source = ConfigDict(
+        {
+            "name": "pydocs",
+            "packages": (),
+            "kinds": ("docstring", "topic", "html", "licence", "metadata"),
+            "max_documents": 0,
+            "shards": 16,
+        }
+    )
+    config.normalise = ConfigDict(
+        {
+            "form": "NFC",
+            "quotes": False,
+            "mojibake": True,
+            "max_newlines": 3,
+            "lower": False,
+            "unwrap": False,
+        }
+    )
+    config.filters = ConfigDict(filters.DOCUMENTATION)
+    config.pii = ConfigDict({"types": ("email",), "style": "label", "seed": 0})
+    config.dedup = ConfigDict(
+        {
+            "exact": True,
+            "near": "drop",
+            "threshold": 0.7,
+            "keep": "longest",
+            "bands": 14,
+            "rows": 8,
+            "n_gram": 5,
+        }
+    )
+    config.split = ConfigDict({"validation": 0.02, "by_group": True})
+    config.engine = ConfigDict({"workers": 2, "shard_bytes": 8_000_000})
+    # Known defects are planted, measured and removed again; kinds=() plants none.
+    config.inject = ConfigDict({"kinds": ("exact", "near", "email", "mojibake"), "rate": 0.02})
+    return config

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the chosen documents as the shards and the manifest that the next stages read."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm import files
+from llm.corpus.clean import DOCUMENTS
+from llm.corpus.select import KEPT, SPLITS, Selection
+from llm.text import records
+
+SELECTION = "selection.npz"
+
+
+def plan(
+    selection: Selection, sizes: np.ndarray, starts: np.ndarray, shard_bytes: int
+) -> list[dict[str, Any]]:
+    """Group cleaned shards into output shards of about `shard_bytes` of text per split."""
+    tasks: list[dict[str, Any]] = []
+    for split_index, split in enumerate(SPLITS):
+        chosen = (selection.status == KEPT) & (selection.split == split_index)
+        group: list[int] = []
+        filled = number = 0
+        for shard in range(len(starts) - 1):
+            part = slice(starts[shard], starts[shard + 1])
+            size = int(sizes[part][chosen[part]].sum())
+            if not size:
+                continue
+            group.append(shard)
+            filled += size
+            if filled >= shard_bytes:
+                tasks.append({"split": split, "number": number, "shards": group})
+                group, filled, number = [], 0, number + 1
+        if group:
+            tasks.append({"split": split, "number": number, "shards": group})
+    return [{"index": index, **task} for index, task in enumerate(tasks)]
+
+
+def save_selection(folder: Path, selection: Selection, starts: np.ndarray) -> str:
+    """Store what the writers need and return its hash."""
+    arrays = {"status": selection.status, "split": selection.split, "starts": starts}
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = files.hash_json({name: files.hash_bytes(a.tobytes()) for name, a in arrays.items()})
+    temporary = folder / f".tmp-{SELECTION}"
+    np.savez(temporary, allow_pickle=False, **arrays)
+    temporary.replace(folder / SELECTION)
+    return digest
+
+
+def write_split(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write one output shard from the cleaned shards that feed it."""
+    work, split = folder.parent, SPLITS.index(task["split"])
+    with np.load(folder / SELECTION) as stored:
+        status, splits, starts = stored["status"], stored["split"], stored["starts"]
+    documents: list[dict[str, Any]] = []
+    for shard in task["shards"]:
+        part = slice(starts[shard], starts[shard + 1])
+        chosen = ((status[part] == KEPT) & (splits[part] == split)).tolist()
+        read = _documents(work / "clean" / DOCUMENTS.format(shard))
+        documents += [d for d, keep in zip(read, chosen, strict=True) if keep]
+    name = f"{task['split']}-{task['number']:05d}.jsonl.gz"
+    written = records.write_shard(work.parent / "documents" / name, documents)
+    return {
+        "files": [{"file": f"../../documents/{name}", "sha": written["sha"]}],
+        "documents": written["count"],
+        "bytes": written["bytes"],
+        "shard": {**written, "split": task["split"]},
+    }
+
+
+def _documents(shard: Path) -> list[dict[str, Any]]:
+    return list(records.read_documents(shard, max_error_rate=0.0))
+
+
+def write_manifest(folder: Path, shards: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write `manifest.json` last, and remove shards of earlier runs that it does not name."""
+    named = {shard["file"] for shard in shards}
+    for old in folder.glob("*.jsonl.gz"):
+        if old.name not in named:
+            old.unlink()
+    splits = {
+        split: {
+            "documents": sum(s["count"] for s in shards if s["split"] == split),
+            "bytes": sum(s["bytes"] for s in shards if s["split"] == split),
+        }
+        for split in SPLITS
+    }
+    content = files.hash_json([[s["split"], s["content"]] for s in shards])
+    files.write_json(
+        folder / "manifest.json",
+        {"format": 1, **facts, "content_hash": content, "splits": splits, "shards": shards},
+    )
