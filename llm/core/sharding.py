@@ -229,6 +229,22 @@ def batch_parts(mesh: Mesh, rules: Rules = ACTIVATION_RULES) -> int:
     return math.prod(mesh.shape.get(m, 1) for m in rules["batch"])
 
 
+def smallest_input(layout: Layout) -> tuple[int, int]:
+    """Return the smallest batch and length (of at least 8) that divide over the mesh."""
+    parts = math.prod(layout.mesh.shape.get(m, 1) for m in layout.activations.get("length", ()))
+    return batch_parts(layout.mesh, layout.activations), 8 * parts
+
+
+@contextlib.contextmanager
+def without_layout() -> Iterator[None]:
+    """Let the compiler place activations: for batches, as of samples, that the mesh divides not."""
+    token = _LAYOUT.set(None)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
 def logical_axes(boxed: Any) -> Any:
     """Return the tree of logical-axis tuples of a tree of Linen partitioned (boxed) parameters."""
     import flax.linen as nn

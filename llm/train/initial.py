@@ -41,7 +41,8 @@ def skeleton(model: Any, layout: sharding.Layout, trainable: str = ".*") -> Skel
     Raises:
         ConfigError: the mesh does not divide a parameter, or the pattern trains nothing.
     """
-    boxed = jax.eval_shape(model.init, jax.random.key(0), example_tokens())["params"]
+    tokens = example_tokens(layout)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
     shapes = sharding.unbox(boxed)
     axes = trees.flatten(sharding.logical_axes(boxed), is_leaf=lambda x: isinstance(x, tuple))
     made = Skeleton(boxed, shapes, axes, sharding.parameter_shardings(boxed, layout), trainable)
@@ -54,16 +55,18 @@ def skeleton(model: Any, layout: sharding.Layout, trainable: str = ".*") -> Skel
     return made
 
 
-def example_tokens() -> jax.Array:
-    """Return the smallest input that initialises a model."""
-    return jnp.zeros((1, 8), jnp.int32)
+def example_tokens(layout: sharding.Layout) -> jax.Array:
+    """Return the smallest input that initialises a model and divides over the mesh."""
+    batch, length = sharding.smallest_input(layout)
+    return jnp.zeros((batch, length), jnp.int32)
 
 
-def fresh_parameters(model: Any, bones: Skeleton, seed: int) -> Any:
+def fresh_parameters(model: Any, bones: Skeleton, layout: sharding.Layout, seed: int) -> Any:
     """Draw parameters, each device only its own part."""
+    tokens = example_tokens(layout)
 
     def draw(key: jax.Array) -> Any:
-        return sharding.unbox(model.init(key, example_tokens())["params"])
+        return sharding.unbox(model.init(key, tokens)["params"])
 
     return jax.jit(draw, out_shardings=bones.shardings)(jax.random.key(seed))
 

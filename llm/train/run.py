@@ -164,7 +164,7 @@ def _train(
         inputs.objective, optimizer, bones, layout, ema=settings.ema_decay > 0
     )
     keeper = Keeper(config, workdir, inputs, settings, bones, where)
-    state, frozen = keeper.begin(optimizer, int(config.seed))
+    state, frozen = keeper.begin(optimizer, layout, int(config.seed))
     writer = metrics.Writer(
         workdir,
         int(state.step),
@@ -303,12 +303,14 @@ class Keeper:
         self._rest: Any = {}
         self._saved = -1
 
-    def begin(self, optimizer: optim.Optimizer, seed: int) -> tuple[State, Frozen]:
+    def begin(
+        self, optimizer: optim.Optimizer, layout: sharding.Layout, seed: int
+    ) -> tuple[State, Frozen]:
         """Return state and frozen part: resumed, warm-started or fresh."""
         if self.inputs.start is not None:
             params = initial.place_parameters(self.inputs.start, self.bones, self.inputs.start_name)
         else:
-            params = initial.fresh_parameters(self.inputs.model, self.bones, seed)
+            params = initial.fresh_parameters(self.inputs.model, self.bones, layout, seed)
         state, frozen = initial.begin(
             params, self.inputs.objective, optimizer, self.bones, self.where
         )

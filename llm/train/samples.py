@@ -11,7 +11,7 @@ import jax
 
 from llm import files
 from llm.core import config as configs
-from llm.core import trees
+from llm.core import sharding, trees
 from llm.generate.language_model import LanguageModel
 from llm.train.loop import Hook
 from llm.train.step import Frozen, State
@@ -69,7 +69,9 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
     def function(step: int, state: State) -> dict[str, float]:
         full = trees.merge(state.params, frozen.params) if frozen.params else state.params
         lm = LanguageModel(inputs.model.config, inputs.model, full, inputs.tokenizer)
-        for prompt, text in sample(lm):
+        with sharding.without_layout():
+            made = sample(lm)
+        for prompt, text in made:
             line = {"step": step, "prompt": prompt, "text": text}
             print(f"step {step:>6}  sample: {prompt!r} -> {text!r}", flush=True)
             _append(target, line)
