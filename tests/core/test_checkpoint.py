@@ -237,9 +237,9 @@ def test_a_flipped_bit_falls_back_to_the_step_before(tmp_path, caplog):
     assert restored.step == 10 and restored.tree["params"][0] == 10.0
     assert "step 20 is damaged (params/" in caplog.text
     assert (tmp_path / "20").is_dir(), "reading alone changes nothing on the disk"
-    with pytest.raises(StorageError, match="step 20 .* is damaged"):
+    with pytest.raises(StorageError, match=r"step 20 .* is damaged"):
         checkpoint.restore(tmp_path, strict=True)
-    with pytest.raises(StorageError, match="step 20 .* is damaged"):
+    with pytest.raises(StorageError, match=r"step 20 .* is damaged"):
         checkpoint.restore(tmp_path, step=20)
     with checkpoint.Checkpointer(tmp_path) as writer:
         assert writer.restore().step == 10
