@@ -212,7 +212,7 @@ def line_chart(
         f'aria-label="{escape(title)}" {_hover_data(frame, lines, over_time)}>'
     ]
     parts += _axes(frame, over_time)
-    inner = (frame.left, frame.top, width - frame.left - frame.right)
+    inner = (frame.left - 4, frame.top, width - frame.left - frame.right + 8)
     depth = height - frame.top - frame.bottom
     parts.append(  # a nested drawing cuts off what leaves the frame
         f'<svg x="{inner[0]}" y="{inner[1]}" width="{inner[2]}" height="{depth}" '

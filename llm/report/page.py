@@ -138,13 +138,17 @@ a{color:var(--accent)}
 footer{margin-top:60px;color:var(--faint);font-size:13.5px;border-top:1px solid var(--rule);
 padding-top:16px}
 @media (max-width:640px){main{padding:32px 18px 48px}h1{font-size:30px}.lede{font-size:16.5px}
-.grid2,.samples{grid-template-columns:1fr}dl{grid-template-columns:1fr}dd{padding-top:0}}
+.grid2,.samples{grid-template-columns:1fr}.rail{grid-template-columns:1fr 1fr}
+.wide,.panel:has(.bars){overflow-x:auto}.wide svg.chart,svg.bars{min-width:640px}
+dl{grid-template-columns:1fr}dd{padding-top:0}}
 @media print{:root{--paper:#fff;--card:#fff;--ink:#111;--soft:#444;--faint:#666;--rule:#ccc;
 --wash:#f4f4f4;--a:#2f5fd0;--b:#c24f1b;--c1:#0b7a70;--d:#7a3ba6;--e:#8a6700;--accent:#2f5fd0;
 color-scheme:light}main{max-width:none;padding:0}body{font-size:11pt}h1{font-size:24pt}
 h2{font-size:15pt;margin-top:24pt;break-after:avoid}.switch,.hover{display:none}
 .grid2{grid-template-columns:1fr 1fr}.card{flex-basis:22%}
-.sample pre{max-height:none}.configs section{break-inside:auto}th,td{padding-right:10pt}.interval{width:90pt}a{color:inherit;text-decoration:none}@page{margin:16mm}}
+.sample pre{max-height:none}
+.configs section{break-inside:auto}th,td{padding-right:10pt}.interval{width:90pt}
+a{color:inherit;text-decoration:none}@page{margin:16mm}}
 """
 
 SCRIPT = """

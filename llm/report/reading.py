@@ -23,7 +23,7 @@ ARTIFACTS = {
 }
 
 _SECRET_KEY = re.compile(
-    r"(^|_)(api_?key|access_?key|(auth|access|api|hf|bearer|secret)_?token|token|secret|password|"
+    r"^token$|(^|_)(api_?key|access_?key|(auth|access|api|hf|bearer|secret)_?token|secret|password|"
     r"passwd|credential|private_?key)s?$",
     re.IGNORECASE,
 )

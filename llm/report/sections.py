@@ -215,8 +215,12 @@ def results(entries: Sequence[Mapping[str, Any]], title_column: str = "task") ->
             task = f"<b>{escape(label(entry))}</b>" if i == 0 else ""
             size = page.show(entry["n"]) if i == 0 and "n" in entry else ""
             rows.append([task, escape(name.replace("_", " ")), *_cells(found), size])
+    head = [title_column, "metric", "value", "95 % interval", "", "chance", "n"]
+    used = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return page.table(
-        [title_column, "metric", "value", "95 % interval", "", "chance", "n"], rows, (2, 3, 5, 6)
+        [head[i] for i in used],
+        [[row[i] for i in used] for row in rows],
+        [new for new, old in enumerate(used) if old in (2, 3, 5, 6)],
     )
 
 
