@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from llm.core.sharding import current_layout
 from llm.errors import ConfigError
 from llm.models.config import unknown
+from llm.models.splash import obstacle, splash
 
 Array = jax.Array
 Bias = Callable[[Array, Array], Array]  # ([B, T], [B, S] positions) -> [B, N, T, S] float32
@@ -235,7 +236,8 @@ def _finish(state: _Running, r: Request, K: int) -> Array:  # -> [B, C, K, G, H]
 
 
 def _refuse(backend: str, r: Request, features: tuple[str, ...]) -> None:
-    asked = [name for name in features if getattr(r, name) not in (None, 0.0, False)]
+    present = {"softcap": r.softcap != 0.0, "sinks": r.sinks is not None}
+    asked = [name for name in features if present[name]]
     if asked:
         raise ConfigError(
             f"The attention backend {backend!r} has no {' or '.join(asked)}.",
@@ -247,6 +249,7 @@ BACKENDS: dict[str, Callable[[Array, Array, Array, Request], Array]] = {
     "xla": xla,
     "dot_product": dot_product,
     "chunked": chunked,
+    "splash": splash,
 }
 
 WHOLE_MATRIX = 2048 * 2048  # queries times keys up to which "auto" keeps the matrix in memory
@@ -255,6 +258,8 @@ WHOLE_MATRIX = 2048 * 2048  # queries times keys up to which "auto" keeps the ma
 def choose(q: Array, k: Array, r: Request) -> str:
     """Pick what "auto" stands for: the platform's fused backend where it does what is asked."""
     where = platform()
+    if where == "tpu" and not obstacle(q, k, r, where):
+        return "splash"
     if where == "gpu" and r.softcap == 0 and r.sinks is None and q.dtype != jnp.float32:
         return "dot_product"
     return "xla" if q.shape[1] * k.shape[1] <= WHOLE_MATRIX else "chunked"
