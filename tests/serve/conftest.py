@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server on a free loopback port, around a tiny random model or a scripted one."""
+
+import contextlib
+import threading
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+import uvicorn
+
+from llm.core.sharding import unbox
+from llm.generate.decode import Step
+from llm.generate.language_model import LanguageModel
+from llm.models.config import TransformerConfig
+from llm.models.transformer import Transformer
+from llm.serve.api import create_app
+from llm.serve.settings import check
+from llm.serve.stage import Server
+from llm.serve.worker import Worker
+from llm.tokenizers.loading import load as load_tokenizer
+
+
+class ScriptedBatch:
+    """Rows that spell a given text, one token a step, at a given pace, and never end by themselves
+    before their limit.
+    """
+
+    def __init__(self, requests, text_ids, pace, log):
+        self.requests, self.text_ids, self.pace, self.log = requests, text_ids, pace, log
+        self.given = [0] * len(requests)
+        self.ended = set()
+
+    def end(self, row):
+        self.ended.add(row)
+
+    def steps(self, n):
+        if self.pace:
+            time.sleep(self.pace)
+        self.log.append(len(self.requests) - len(self.ended))
+        made = []
+        for row, request in enumerate(self.requests):
+            token = self.text_ids[self.given[row] % len(self.text_ids)]
+            self.given[row] += 1
+            tokens = [] if row in self.ended else [token]
+            made.append(Step(tokens, [-0.5] * len(tokens), self.given[row] >= request.max_tokens))
+        return made
+
+
+@contextlib.contextmanager
+def serving(lm, worker=None, workdir=None, **options):
+    """Run a server in a thread; yields its address, service and server."""
+    settings = check(**{"model_name": "tiny", "port": 0, **options})
+    app = create_app(lm, settings, worker)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="critical", lifespan="on", http="h11"
+    )
+    server = Server(config, app.state.service, str(workdir / "server.json"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield SimpleNamespace(
+            url=f"http://127.0.0.1:{port}", port=port, service=app.state.service, server=server
+        )
+    finally:
+        server.should_exit = True
+        app.state.service.worker.close()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return load_tokenizer("byte")
+
+
+@pytest.fixture(scope="session")
+def lm(tokenizer):
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, n_layers=1, d_model=16, n_heads=2, d_ff=32, max_length=64
+    )
+    model = Transformer(config)
+    params = unbox(model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
+    return LanguageModel(config, model, params, tokenizer, starts_texts=True)
+
+
+@pytest.fixture(scope="session")
+def server(lm, tmp_path_factory):
+    with serving(lm, workdir=tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def scripted(lm, tmp_path):
+    """Return a context manager: a server whose model spells `text` at a pace."""
+
+    @contextlib.contextmanager
+    def make(text="abcdefgh", pace=0.0, **options):
+        log = []
+        ids = lm.tokenizer.encode(text)
+        worker = Worker(
+            lm, options.get("max_queue", 32), lambda rs: ScriptedBatch(rs, ids, pace, log)
+        )
+        with serving(lm, worker, tmp_path, **options) as running:
+            running.log = log
+            yield running
+
+    return make
