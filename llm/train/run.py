@@ -315,9 +315,8 @@ class Keeper:
             params, self.inputs.objective, optimizer, self.bones, self.where
         )
         self._rest = frozen.params
-        found = checkpoint.newest_verified(self.directory)
-        if found is None:
-            return state, frozen
+        if not checkpoint.has_checkpoints(self.directory):
+            return state, frozen  # damaged checkpoints alone must not restart the run
         return self._resume(), frozen
 
     def _tree(self, state: State) -> dict[str, Any]:
@@ -348,7 +347,7 @@ class Keeper:
             "ema": places.ema,
             "counters": {"step": places.step, "skipped": places.skipped},
         }
-        restored = checkpoint.restore(self.directory, target=target, shardings=shardings)
+        restored = self.checkpointer.restore(target=target, shardings=shardings)
         self._check_extra(restored.extra)
         tree = restored.tree
         trained, _ = self.bones.split(tree["params"])
