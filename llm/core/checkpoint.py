@@ -233,7 +233,8 @@ class Checkpointer:
                     timeout_secs=self._timeout, create_directories_asynchronously=False
                 ),
             )
-        self._orbax.save(staging, args=content)
+        # Without renames an interrupted save can lie under the step's own name.
+        self._orbax.save(staging, args=content, force=not disk.is_local(self.directory))
 
     def _staging(self, step: int) -> Any:
         if disk.is_local(self.directory):
