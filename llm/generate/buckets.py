@@ -22,6 +22,11 @@ def power_of_two(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()
 
 
+def row_count(rows: int, parts: int = 1) -> int:
+    """Round a batch up to a power of two, and further so that `parts` devices share it evenly."""
+    return -(-power_of_two(rows) // parts) * parts
+
+
 def count_program(name: str) -> None:
     """Note that a program is being traced; called from inside the traced function, so that it runs
     once per program and never when a compiled program is used again."""

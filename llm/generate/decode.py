@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm.core.sharding import use_layout
+from llm.core.sharding import batch_parts, use_layout
 from llm.errors import ConfigError
 from llm.generate import sampling
-from llm.generate.buckets import bucket, count_program, power_of_two
+from llm.generate.buckets import bucket, count_program, power_of_two, row_count
 from llm.generate.sampling import Settings
 from llm.generate.text import TextStream
 from llm.models.cache import Cache, init_cache
@@ -28,6 +28,7 @@ MAX_BATCH = 64
 CACHE_BYTES = 1 << 30  # of one batch
 _SMALLEST_CACHE = 64
 _SMALLEST_PROMPT = 16
+_STOP_IDS = 4  # per row, at least; the table's width is part of a program's shape
 _PIECE_SECONDS = 0.05  # between two pieces of a stream
 
 
@@ -173,9 +174,10 @@ class Batch:
     def __init__(self, model: Any, params: Any, requests: Sequence[Request], mesh: Any = None):
         self._model, self._params, self._mesh = model, params, mesh
         self._rows = len(requests)
-        padded = [*requests, *[Request((0,), 1)] * (power_of_two(self._rows) - self._rows)]
+        spare = row_count(self._rows, parts(mesh)) - self._rows
+        padded = [*requests, *[Request((0,), 1)] * spare]
         self._settings = sampling.rows([r.settings for r in padded])
-        width = power_of_two(max(len(r.stop_ids) for r in padded))
+        width = power_of_two(max(_STOP_IDS, *(len(r.stop_ids) for r in padded)))
         self._limits = Limits(
             jnp.asarray([r.max_tokens for r in padded], jnp.int32),
             jnp.asarray(_table([r.stop_ids for r in padded], width, -1)),
@@ -245,6 +247,11 @@ def _table(rows: Sequence[Sequence[int]], width: int, empty: int) -> np.ndarray:
 def layout(mesh: Any) -> contextlib.AbstractContextManager[Any]:
     """Put the mesh's layout in force, or do nothing without a mesh."""
     return contextlib.nullcontext() if mesh is None else use_layout(mesh)
+
+
+def parts(mesh: Any) -> int:
+    """Return of what number the rows of a batch must be a multiple."""
+    return 1 if mesh is None else batch_parts(mesh)
 
 
 def cache_size(requests: Sequence[Request], longest: int) -> int:

@@ -63,15 +63,15 @@ class LanguageModel:
             )
         ids, segments = self._pad(tokens)
         inputs = {"segments": segments}
-        length = np.shape(tokens)[1]
+        rows, length = np.shape(tokens)
         if both:
             encoder, encoder_segments = ids, segments
             ids, segments = self._pad(decoder_tokens)
             inputs = {"segments": segments, "encoder_tokens": encoder}
             inputs["encoder_segments"] = encoder_segments
-            length = np.shape(decoder_tokens)[1]
+            rows, length = np.shape(decoder_tokens)
         with decode.layout(self.mesh):
-            return _logits(self.model, self.params, ids, inputs)[:, :length]
+            return _logits(self.model, self.params, ids, inputs)[:rows, :length]
 
     def loglikelihood(
         self, pairs: Sequence[tuple[str, str]], **options: int
@@ -217,8 +217,9 @@ class LanguageModel:
                 "Shorten the input.",
             )
         more = bucket(length, _SMALLEST, self.config.max_length) - length
-        padded = np.pad(ids.astype(np.int32), ((0, 0), (0, more)))
-        segments = np.pad(np.ones(ids.shape, np.int32), ((0, 0), (0, more)))
+        spare = -len(ids) % decode.parts(self.mesh)
+        padded = np.pad(ids.astype(np.int32), ((0, spare), (0, more)))
+        segments = np.pad(np.ones(ids.shape, np.int32), ((0, spare), (0, more)))
         return jnp.asarray(padded), jnp.asarray(segments)
 
 

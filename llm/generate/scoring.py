@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm.errors import ConfigError
-from llm.generate.buckets import bucket, count_program, power_of_two
-from llm.generate.decode import layout
+from llm.generate.buckets import bucket, count_program, row_count
+from llm.generate.decode import layout, parts
 from llm.generate.sampling import token_logprob
 
 BATCH_TOKENS = 8192  # rows times length of one batch, padding included
@@ -125,7 +125,7 @@ class _Row(NamedTuple):
 
 
 def _score_batch(model: Any, params: Any, rows: Sequence[_Row], T: int, mesh: Any) -> list[Scored]:
-    B = power_of_two(len(rows))
+    B = row_count(len(rows), parts(mesh))
     tokens, segments, targets = np.zeros((3, B, T), np.int32)
     counts = [len(row.targets) for row in rows]
     places = np.zeros(B * T, np.int32)
@@ -165,7 +165,8 @@ def _score(
     hidden = model.apply({"params": params}, tokens, segments=segments, method="hidden")
     hidden = hidden.reshape(-1, hidden.shape[-1])
     wanted = targets.reshape(-1)[places]
-    n = min(_SLICE, places.shape[0])
+    B = tokens.shape[0]
+    n = min(B * -(-_SLICE // B), places.shape[0])  # a multiple of B divides over a mesh as B does
     padded = -(-places.shape[0] // n) * n
     places = jnp.pad(places, (0, padded - places.shape[0]))
     wanted = jnp.pad(wanted, (0, padded - wanted.shape[0]))
@@ -177,7 +178,7 @@ def _score(
         i, logprobs, greedy = carry
         at = jax.lax.dynamic_slice(places, (i * n,), (n,))
         target = jax.lax.dynamic_slice(wanted, (i * n,), (n,))
-        logits = model.apply({"params": params}, hidden[at][None], method="head")[0]
+        logits = model.apply({"params": params}, hidden[at][:, None], method="head")[:, 0]
         hit = jnp.argmax(logits, axis=-1) == target
         return (
             i + 1,
