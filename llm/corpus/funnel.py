@@ -159,7 +159,7 @@ def planted(
     """
     rows = [row for result in results for row in result["truth"]]
     where = {int(name): i for i, name in enumerate(corpus.columns["name"].tolist())}
-    table: dict[str, dict[str, Any]] = {}
+    table: dict[str, Counter] = {}
     for row in rows:
         entry = table.setdefault(row["kind"], Counter())
         entry["planted"] += 1
@@ -179,10 +179,18 @@ def planted(
             entry["hits"] += row["repaired"]
             entry["found"] += row["repaired"]
             entry["right"] += row["repaired"]
-    for entry in table.values():
-        entry["recall"] = entry["hits"] / entry["positives"] if entry["positives"] else None
-        entry["precision"] = entry["right"] / entry["found"] if entry["found"] else None
-    return {kind: dict(table[kind]) for kind in sorted(table)}
+    return {
+        kind: {
+            **table[kind],
+            "recall": _ratio(table[kind]["hits"], table[kind]["positives"]),
+            "precision": _ratio(table[kind]["right"], table[kind]["found"]),
+        }
+        for kind in sorted(table)
+    }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _score_copy(

@@ -116,16 +116,16 @@ def licence_of(package: str) -> str:
         meta = importlib.metadata.metadata(PACKAGES.get(package, package))
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-    for key in ("License-Expression", "License"):
-        value = (meta.get(key) or "").strip()
+    stated = {key: (meta.get_all(key) or [""])[0] for key in ("License-Expression", "License")}
+    for value in map(str.strip, stated.values()):
         if value and value.lower() != "unknown" and "\n" not in value and len(value) < 60:
             return _LICENCE_NAMES.get(value.lower(), value)
     for line in meta.get_all("Classifier") or []:
         if line.startswith("License ::"):
             value = line.split("::")[-1].strip()
             return _LICENCE_NAMES.get(value.lower(), value)
-    value = (meta.get("License") or "").strip().lower()
-    named = [spdx for words, spdx in _LICENCE_TEXTS.items() if words in value]
+    whole = stated["License"].lower()
+    named = [spdx for words, spdx in _LICENCE_TEXTS.items() if words in whole]
     return named[0] if named else "unknown"
 
 

@@ -3,12 +3,18 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llm.errors import ConfigError
 from llm.text.suggest import did_you_mean
 
-FORMS = ("", "NFC", "NFKC", "NFD", "NFKD")
+FORMS: dict[str, Callable[[str], str]] = {
+    "NFC": lambda text: unicodedata.normalize("NFC", text),
+    "NFKC": lambda text: unicodedata.normalize("NFKC", text),
+    "NFD": lambda text: unicodedata.normalize("NFD", text),
+    "NFKD": lambda text: unicodedata.normalize("NFKD", text),
+}
 QUOTES = str.maketrans(
     {"‘": "'", "’": "'", "‚": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "‟": '"', "«": '"',
      "»": '"', "′": "'", "″": '"'}
@@ -57,8 +63,8 @@ def options(**fields: Any) -> Options:
         if name not in Options._fields:
             raise ConfigError(*did_you_mean("Normalisation option", name, Options._fields))
     built = Options(**fields)
-    if built.form not in FORMS:
-        raise ConfigError(*did_you_mean("Unicode form", built.form, FORMS[1:]))
+    if built.form and built.form not in FORMS:
+        raise ConfigError(*did_you_mean("Unicode form", built.form, FORMS))
     return built
 
 
@@ -77,8 +83,8 @@ def normalize(text: str, how: Options = DEFAULT) -> str:
             text = text.translate(QUOTES)
     if how.lower:
         text = text.lower()
-    if not text.isascii() and how.form and not unicodedata.is_normalized(how.form, text):
-        text = unicodedata.normalize(how.form, text)
+    if not text.isascii() and how.form:
+        text = FORMS[how.form](text)
     if " \n" in text or "\t\n" in text:
         text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
     text = text.strip("\n").rstrip()

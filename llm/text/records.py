@@ -171,9 +171,8 @@ def _read_shard(
     good = bad = 0
     for where, record, problem in reader(shard):
         text = record.get(text_field) if isinstance(record, dict) else None
-        if not problem and (not isinstance(text, str) or not text.strip()):
-            problem = f'no text in field "{text_field}"'
-        if problem:
+        if problem or not isinstance(text, str) or not text.strip():
+            problem = problem or f'no text in field "{text_field}"'
             bad += 1
             report.bad(f"{shard}:{where}", problem)
             _check_errors(shard, where, problem, bad, good, max_error_rate, final=False)
