@@ -118,7 +118,12 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 class CompletionRequest(Common):
     """Body of POST /v1/completions."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)] | Ids | list[Ids]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1)]
+    )
     logprobs: int | None = Field(None, ge=0, le=1)
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
