@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm.core import statistics
 from llm.errors import DataError
-from llm.eval import statistics
 from llm.eval.items import read_records
 
 _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+"

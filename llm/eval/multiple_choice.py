@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from llm.core import statistics
 from llm.errors import ConfigError
 from llm.eval import items as questions
-from llm.eval import statistics
 from llm.eval.perplexity import batches
 
 

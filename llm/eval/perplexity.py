@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from llm.core import statistics
 from llm.errors import DataError
-from llm.eval import statistics
 
 
 def evaluate(

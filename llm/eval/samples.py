@@ -4,8 +4,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from llm.core import statistics
 from llm.errors import ConfigError
-from llm.eval import statistics
 
 
 def evaluate(

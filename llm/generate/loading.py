@@ -21,6 +21,7 @@ from llm.core.sharding import (
 from llm.core.trees import flatten
 from llm.errors import ConfigError, DataError
 from llm.generate.language_model import LanguageModel
+from llm.models import quant
 from llm.models.config import DTYPES, TransformerConfig, from_dict
 from llm.models.transformer import Transformer
 
@@ -87,13 +88,17 @@ def _load_run(
     model = Transformer(config)
     boxed = parameter_shapes(model)
     shardings = _shardings(boxed, mesh)
+    quantized = "quantization" in settings  # integers and scales: laid out once they are weights
     restored = checkpoint.restore(
         place,
         step=step,
         entries=("params",),
-        shardings=None if shardings is None else {"params": shardings},
+        shardings=None if shardings is None or quantized else {"params": shardings},
     )
     params = restored.tree["params"]
+    if quantized:
+        params = quant.dequantize(params, dtype)
+        params = params if shardings is None else jax.tree.map(jax.device_put, params, shardings)
     check_parameters(params, unbox(boxed), f"step {restored.step} of {place}")
     tokenizer = None
     if (place / "tokenizer" / "meta.json").exists():

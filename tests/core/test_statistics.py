@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from llm.eval import statistics
+from llm.core import statistics
 
 
 # Limits printed in R. G. Newcombe (1998), Statistics in Medicine 17, table I, method 3.
