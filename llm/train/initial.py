@@ -41,8 +41,8 @@ def skeleton(model: Any, layout: sharding.Layout, trainable: str = ".*") -> Skel
     Raises:
         ConfigError: the mesh does not divide a parameter, or the pattern trains nothing.
     """
-    tokens = example_tokens(layout)
-    boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    # All inside eval_shape: planning must not touch a device, nor run on a described pod.
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), example_tokens(layout)))["params"]
     shapes = sharding.unbox(boxed)
     axes = trees.flatten(sharding.logical_axes(boxed), is_leaf=lambda x: isinstance(x, tuple))
     made = Skeleton(boxed, shapes, axes, sharding.parameter_shardings(boxed, layout), trainable)
