@@ -44,14 +44,20 @@ def pack(examples: Iterable[Row], length: int, split_long: bool = True) -> Itera
             yield {name: values[index] for name, values in block.items()}
 
 
-def pack_blocks(examples: Iterable[Row], length: int, split_long: bool = True) -> Iterator[Row]:
-    """Yield the same rows as `pack`, many at a time: arrays [rows, length]."""
+def pack_blocks(
+    examples: Iterable[Row], length: int, split_long: bool = True, buffer: int = FILL_BUFFER
+) -> Iterator[Row]:
+    """Yield the same rows as `pack`, many at a time: arrays [rows, length].
+
+    Args:
+        buffer: tokens to gather before rows are cut, which only changes the size of the blocks.
+    """
     if length < 1:
         raise DataError(f"Rows cannot have {length} tokens.", "Set data.length to at least 1.")
-    return _fill(examples, length) if split_long else _fit(examples, length)
+    return _fill(examples, length, buffer) if split_long else _fit(examples, length)
 
 
-def _fill(examples: Iterable[Row], length: int) -> Iterator[Row]:
+def _fill(examples: Iterable[Row], length: int, buffer: int) -> Iterator[Row]:
     """Fill rows in order from one stream of tokens."""
     waiting: list[Row] = []
     sizes: list[int] = []
@@ -63,7 +69,7 @@ def _fill(examples: Iterable[Row], length: int) -> Iterator[Row]:
         waiting.append(example)
         sizes.append(count)
         size += count
-        if size >= max(FILL_BUFFER, length):
+        if size >= max(buffer, length):
             block, waiting, sizes = _cut(waiting, sizes, length, size // length)
             size = sum(sizes)
             yield block

@@ -23,10 +23,10 @@ REPORT = "fertility.json"
 MAX_SHOWN = 12  # sources in the printed table
 # Heading -> key and format of a ratio in the report.
 COLUMNS = {
-    "bytes/token": ("bytes_per_token", "{:.2f}"),
-    "tokens/word": ("tokens_per_word", "{:.2f}"),
+    "B/token": ("bytes_per_token", "{:.2f}"),
+    "tok/word": ("tokens_per_word", "{:.2f}"),
     "as bytes": ("byte_fallback", "{:.2%}"),
-    "vocabulary": ("vocabulary_used", "{:.1%}"),
+    "vocab": ("vocabulary_used", "{:.1%}"),
     "lossless": ("round_trip", "{:.2%}"),
 }
 
@@ -148,7 +148,7 @@ def show(report: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{report['name']} tokenizer, {report['vocab_size']} tokens")
-    for heading in ("source", "documents", *COLUMNS):
+    for heading in ("source", "docs", *COLUMNS):
         table.add_column(heading, justify="left" if heading == "source" else "right", no_wrap=True)
     largest = sorted(report["sources"].items(), key=lambda entry: -entry[1]["bytes"])
     for name, ratios in [*largest[:MAX_SHOWN], ("all", report["all"])]:
