@@ -95,7 +95,7 @@ def test_killed_at_every_stage_of_a_save(tmp_path, point):
 
 
 def test_a_few_kills_at_random_moments(tmp_path):
-    campaign(tmp_path, kills=3, seed=1)
+    campaign(tmp_path, kills=2, seed=1)
 
 
 @pytest.mark.slow
