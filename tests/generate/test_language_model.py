@@ -61,7 +61,7 @@ def test_parameters_are_laid_over_a_mesh(lm, workdir):
     kernel = loaded.params["embed"]["embedding"]
     assert kernel.sharding.shard_shape(kernel.shape) == (272 // 2, 32 // 2)
     np.testing.assert_allclose(loaded.logits(TOKENS), lm.logits(TOKENS), atol=1e-4)
-    prompts = [lm.tokenizer.encode(p) for p in ("hello", "world!")]
+    prompts = [lm.tokenizer.encode(p) for p in ("hello", "world!", "x", "12345")]
     assert loaded.generate(prompts, max_tokens=8) == lm.generate(prompts, max_tokens=8)
 
 
