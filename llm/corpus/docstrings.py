@@ -55,18 +55,18 @@ def definitions(tree: ast.Module) -> Iterator[tuple[str, ast.AST, str]]:
             continue  # what a function defines inside is not documentation for readers
         children = [
             (f"{name}.{child.name}".lstrip("."), child)
-            for child in _bodies(node)
+            for child in bodies(node)
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         ]
         stack.extend(reversed(children))
 
 
-def _bodies(node: ast.AST) -> Iterator[ast.stmt]:
+def bodies(node: ast.AST) -> Iterator[ast.stmt]:
     """Yield a scope's statements, including those under if and try."""
     for child in getattr(node, "body", []):
         yield child
         if isinstance(child, ast.If | ast.Try):
-            yield from _bodies(child)
+            yield from bodies(child)
             yield from child.orelse
 
 

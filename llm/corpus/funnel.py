@@ -24,7 +24,7 @@ def build(
     """Return the corpus summary: a JSON-able dict with counts only, no timing."""
     steps = _steps(settings, results, corpus, chosen)
     reasons, samples = _reasons(results)
-    _add_copies(reasons, corpus, chosen)
+    _add_copies(reasons, corpus, chosen, settings["dedup"]["threshold"])
     kept = chosen.status == KEPT
     sizes = corpus.columns["size"]
     component = np.bincount(chosen.component[kept], minlength=1)
@@ -113,16 +113,18 @@ def _reasons(
     return {reason: reasons[reason] for reason in order}, samples
 
 
-def _add_copies(reasons: dict[str, dict[str, Any]], corpus: Corpus, chosen: Selection) -> None:
+def _add_copies(
+    reasons: dict[str, dict[str, Any]], corpus: Corpus, chosen: Selection, threshold: float
+) -> None:
     real, sizes = ~corpus.columns["planted"], corpus.columns["size"]
-    for name, status in (("exact_copy", EXACT), ("near_copy", NEAR)):
+    for name, status, limit in (("exact_copy", EXACT, 1.0), ("near_copy", NEAR, threshold)):
         gone = real & (chosen.status == status)
         if gone.any():
             reasons[name] = {
                 "step": name.replace("_copy", " copies"),
                 "count": int(gone.sum()),
                 "bytes": int(sizes[gone].sum()),
-                "threshold": 1.0,
+                "threshold": limit,
             }
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from llm import files
-from llm.corpus.clean import DOCUMENTS
-from llm.corpus.select import KEPT, SPLITS, Selection
-from llm.text import records
+from llm.corpus import minhash
+from llm.corpus.clean import DOCUMENTS, EXCERPT
+from llm.corpus.select import KEPT, NEAR, SPLITS, Corpus, Selection
+from llm.text import pii, records
 
 SELECTION = "selection.npz"
 
@@ -68,6 +69,34 @@ def write_split(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         "bytes": written["bytes"],
         "shard": {**written, "split": task["split"]},
     }
+
+
+def examples(
+    work: Path, corpus: Corpus, selection: Selection, limit: int = 4
+) -> list[dict[str, Any]]:
+    """Return a few near copies beside the documents that were kept in their place."""
+    real = ~corpus.columns["planted"]
+    copies = np.flatnonzero(real & (selection.status == NEAR) & real[selection.keeper])
+    copies = copies[np.argsort(corpus.columns["name"][copies])][:limit]
+    loaded: dict[int, list[dict[str, Any]]] = {}
+
+    def document(index: int) -> dict[str, Any]:
+        shard = int(np.searchsorted(corpus.starts, index, side="right")) - 1
+        if shard not in loaded:
+            loaded[shard] = _documents(work / "clean" / DOCUMENTS.format(shard))
+        return loaded[shard][index - int(corpus.starts[shard])]
+
+    pairs = []
+    for index in copies.tolist():
+        other = int(selection.keeper[index])
+        similarity = minhash.jaccard(corpus.shingles_of(index), corpus.shingles_of(other))
+        pair: dict[str, Any] = {"similarity": round(similarity, 4)}
+        for name, one in (("dropped", index), ("kept", other)):
+            found = document(one)
+            masked, _ = pii.redact(found["text"][:EXCERPT], tuple(pii.DETECTORS))
+            pair[name] = {"id": found["id"], "text": masked}
+        pairs.append(pair)
+    return pairs
 
 
 def _documents(shard: Path) -> list[dict[str, Any]]:

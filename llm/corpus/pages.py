@@ -19,8 +19,9 @@ PAGE = """<!DOCTYPE html>
 def render_module(name: str, tree: ast.Module) -> str:
     """Render one module's help page: description, classes with methods, functions, data."""
     sections = [f"<p>{escape(ast.get_docstring(tree) or '')}</p>"]
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and _public(n.name)]
-    functions = [n for n in tree.body if isinstance(n, _FUNCTIONS) and _public(n.name)]
+    body = list(docstrings.bodies(tree))
+    classes = [n for n in body if isinstance(n, ast.ClassDef) and _public(n.name)]
+    functions = [n for n in body if isinstance(n, _FUNCTIONS) and _public(n.name)]
     if classes:
         sections.append("<h2>Classes</h2>")
         sections += [_render_class(node) for node in classes]

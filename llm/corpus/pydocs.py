@@ -6,6 +6,7 @@ packages are fixed (this project's core dependencies), so extras do not change t
 """
 
 import ast
+import functools
 import importlib.metadata
 import importlib.util
 import re
@@ -108,6 +109,7 @@ def read_file(entry: dict[str, str], kinds: list[str]) -> Iterator[dict[str, Any
         yield document
 
 
+@functools.cache
 def licence_of(package: str) -> str:
     """Return a package's licence as its metadata states it, shortened to one line."""
     if package == STDLIB:

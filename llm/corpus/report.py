@@ -16,7 +16,7 @@ body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); background: var
   max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem }
 p { margin: .25rem 0 .75rem } .soft { color: var(--soft) }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .75rem;
   margin: 1.25rem 0 }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
   padding: .75rem 1rem }
@@ -172,6 +172,20 @@ def _copies(table: dict[str, Any]) -> str:
         f"similarity of {dedup['threshold']}. Whole components join one split: "
         f"{near['components']:,} components, the largest with {near['largest_component']:,} "
         f"documents.</p><p>Personal data hidden: {hidden}.</p>"
+        + "".join(map(_pair, table.get("near_copies", [])))
+    )
+
+
+def _pair(pair: dict[str, Any]) -> str:
+    """Show a dropped near copy beside the document kept in its place."""
+    sides = "".join(
+        f"<div><p><span class=soft>{side}</span> <code>{escape(pair[side]['id'])}</code></p>"
+        f"<pre>{escape(pair[side]['text'])}</pre></div>"
+        for side in ("dropped", "kept")
+    )
+    return (
+        f"<details><summary>{escape(pair['dropped']['id'])}<span class=soft>similarity "
+        f'{pair["similarity"]:.3f}</span></summary><div class="two">{sides}</div></details>'
     )
 
 
@@ -197,7 +211,10 @@ def _breakdown(table: dict[str, Any]) -> str:
 
 def _samples(table: dict[str, Any]) -> str:
     blocks = []
-    for reason, rows in table["samples"].items():
+    for reason in table["reasons"]:
+        rows = table["samples"].get(reason, [])
+        if not rows:
+            continue
         body = "".join(
             f"<p><code>{escape(row['id'])}</code> <span class=soft>value {row['value']:.4g}, "
             f"threshold {row['threshold']:g}</span></p><pre>{escape(row['text'])}</pre>"

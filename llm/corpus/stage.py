@@ -35,7 +35,7 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
     """Make a corpus; finished work in `workdir` is kept and checked, not repeated.
 
     Args:
-        config: sections source{name, …}, normalise, filters{names, <filter>: {…}}, dedup, pii,
+        config: sections source{name, …}, normalise, filters{names, <filter>}, dedup, pii,
             split, engine, inject and seed; see configs/corpus/.
         workdir: local folder for documents/, funnel.json, report.html and the working files.
         console: where progress and results go.
@@ -72,8 +72,10 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
     table = funnel.build(settings, results, corpus, chosen, shards.notes)
     table["seconds"] = round(time.perf_counter() - started, 2)
     table["output"] = written
+    table["near_copies"] = output.examples(root / "work", corpus, chosen)
     table.update(facts)
-    _finish(root, table, facts, written)
+    truth = [row for result in results for row in result["truth"]]
+    _finish(root, table, facts, written, truth)
     summary.show(console, table, root)
     return table
 
@@ -299,15 +301,16 @@ def _write(
 
 
 def _finish(
-    root: Path, table: dict[str, Any], facts: dict[str, Any], written: list[dict[str, Any]]
+    root: Path,
+    table: dict[str, Any],
+    facts: dict[str, Any],
+    written: list[dict[str, Any]],
+    truth: list[dict[str, Any]],
 ) -> None:
     """Write the summary files; the manifest, which marks the corpus complete, comes last."""
     files.write_json(root / "funnel.json", table)
     files.write_atomic(root / "report.html", report.render(table))
-    rows = [{key: value for key, value in table.items() if isinstance(value, int | float)}]
-    files.write_atomic(root / "metrics.jsonl", "".join(map(_line, rows)))
+    files.write_atomic(root / "truth.jsonl", "".join(json.dumps(r) + "\n" for r in truth))
+    numbers = {f"corpus/{k}": v for k, v in table.items() if isinstance(v, int | float)}
+    files.write_atomic(root / "metrics.jsonl", json.dumps(numbers) + "\n")
     output.write_manifest(root / "documents", written, facts)
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps({f"corpus/{key}": value for key, value in row.items()}) + "\n"
