@@ -36,8 +36,12 @@ EMBEDDED_CORPUS = "corpus/tiny.py"  # made when config.data.path is empty
 
 
 def corpus(config: Any, workdir: str) -> Any:
-    """Make clean document shards."""
-    return _stage("llm.corpus.stage", config, workdir)
+    """Make clean document shards and their datasheet."""
+    from llm.report import datasheet
+
+    result = _stage("llm.corpus.stage", config, workdir)
+    datasheet.write(workdir)
+    return result
 
 
 def tokenizer(config: Any, workdir: str) -> Any:
