@@ -2,8 +2,11 @@
 """The transformer: decoder, encoder or encoder-decoder, from one block and one config.
 
 Parameters after unboxing are nested dicts; every layer's are stacked on axis 0:
-    embed/{embedding, positions, types, norm}      layers/{attention, cross, mlp | moe, *_norm}
-    final_norm   head/{kernel, bias}   relative/table   encoder/{layers, final_norm, relative}
+    embed/{embedding, positions, types, norm}
+    decoder/{layers, final_norm, relative} and (or) encoder/{the same}, where layers are
+        {attention, cross}/{query, key, value, output}/{kernel, bias}, mlp/{gate, up, down}/...,
+        moe/{router, gate, up, down}_kernel, and {attention, cross, mlp}[_post]_norm/{scale, bias}
+    lm_head/{kernel, bias, dense, norm} and pooler/{kernel, bias}, where the config has them
 """
 
 from typing import Any

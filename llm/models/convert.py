@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face folders in and out, one tensor at a time: safetensors only, never pickle.
+
+Import fills one stacked leaf of ours from the layers' tensors, places it, and goes on; export
+writes tensors in file order. The host never holds more than one leaf beside the result.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm import files
+from llm.core import trees
+from llm.errors import ConfigError, DataError
+from llm.models import hf_config, layouts
+from llm.models.config import TransformerConfig
+from llm.models.families import IGNORED, ROWS, Row
+
+Get = Callable[[str], np.ndarray]
+SHARD_BYTES = 5 * 1000**3
+
+
+class Tensors(NamedTuple):
+    """Named arrays read on demand."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    get: Get
+
+
+# --- Reading safetensors -----------------------------------------------------------------------
+
+
+def open_folder(folder: Any) -> Tensors:
+    """Open a folder's safetensors files (one, or shards with an index) without reading weights.
+
+    Raises:
+        DataError: no such files, or a file is damaged.
+    """
+    import safetensors
+
+    folder = Path(folder)
+    paths = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(files.read_json(index).get("weight_map", {}).values()))
+        if any(Path(name).name != name for name in names):
+            raise DataError(f"{index} points outside its folder.", "Download the model again.")
+        paths = [folder / name for name in names]
+    if not paths:
+        old = sorted(path.name for path in folder.glob("*.bin"))
+        found = f"; {old[0]} is a pickle, which is never loaded" if old else ""
+        raise DataError(
+            f"{folder} holds no .safetensors file{found}.", "Use a model saved as safetensors."
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    places: dict[str, Any] = {}
+    for path in paths:
+        try:
+            opened = safetensors.safe_open(path, framework="numpy")
+            names = opened.keys()
+            for name in names:
+                shapes[name] = tuple(opened.get_slice(name).get_shape())
+                places[name] = opened
+        except (safetensors.SafetensorError, OSError) as error:
+            raise DataError(
+                f"{path} cannot be read as safetensors: {error}.", "Download it again."
+            ) from error
+    return Tensors(shapes, lambda name: places[name].get_tensor(name))
+
+
+# --- Import ------------------------------------------------------------------------------------
+
+
+def load_hf(
+    folder: Any,
+    dtype: str = "float32",
+    place: Callable[[str, np.ndarray], Any] | None = None,
+) -> tuple[TransformerConfig, dict[str, Any]]:
+    """Read a Hugging Face folder (config.json and safetensors).
+
+    Args:
+        folder: a local directory.
+        dtype: what the parameters become.
+        place: puts one finished leaf ("decoder/layers/mlp/up/kernel", array) where it belongs,
+            for example onto a mesh; by default it becomes a JAX array on the default device.
+
+    Returns:
+        (config, nested dict of parameters).
+
+    Raises:
+        ConfigError: an unsupported family or feature.
+        DataError: missing, surplus, misshapen or damaged tensors.
+    """
+    tensors = open_folder(folder)
+    raw = files.read_json(Path(folder) / "config.json")
+    if not isinstance(raw, dict):
+        raise DataError(f"{folder}/config.json is not an object.", "Download the model again.")
+    config = hf_config.read(raw, tensors.shapes)
+    params = import_tensors(tensors, config, raw["model_type"], dtype, place)
+    return config, params
+
+
+def import_tensors(
+    tensors: Tensors,
+    config: TransformerConfig,
+    family: str,
+    dtype: str = "float32",
+    place: Callable[[str, np.ndarray], Any] | None = None,
+) -> dict[str, Any]:
+    """Rename, reshape and stack a family's tensors into our parameters.
+
+    Raises:
+        DataError: a tensor is missing, surplus or has another shape.
+    """
+    rows = ROWS[family](config)
+    sizes = layouts.sizes(config)
+    names = _find_names(rows, config, tensors)
+    leaves: dict[str, Any] = {}
+    for row in rows:
+        shape = (*layouts.stacked(row, config), *layouts.shape(row.our_layout, sizes))
+        leaf = np.empty(shape, np.dtype(jnp.dtype(dtype)))
+        expected = layouts.shape(row.their_layout, sizes)
+        for index, theirs in layouts.expand(row, config):
+            actual = names[theirs]
+            if tensors.shapes[actual] != expected:
+                raise DataError(
+                    f"Tensor {actual} has shape {tensors.shapes[actual]}, not {expected}.",
+                    "The weights do not belong to this config.json.",
+                )
+            leaf[index] = layouts.to_ours(tensors.get(actual), row, sizes)
+        leaves[row.ours] = jnp.asarray(leaf) if place is None else place(row.ours, leaf)
+    return trees.unflatten(leaves)
+
+
+def _find_names(rows: list[Row], config: TransformerConfig, tensors: Tensors) -> dict[str, str]:
+    """Match wanted names to those in the files; some files leave out the model prefix."""
+    wanted = [theirs for row in rows for _, theirs in layouts.expand(row, config)]
+    found = {}
+    for name in tensors.shapes:
+        plain = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+        found[plain] = name
+    names: dict[str, str] = {}
+    for name in wanted:
+        short = name.split(".", 1)[1]
+        key = name if name in found else short
+        if key not in found:
+            raise DataError(
+                f"Tensor {name} is missing.", "Use the model's complete folder, with its head."
+            )
+        names[name] = found[key]
+    tied = ("lm_head.weight", "embed_out.weight") if config.tied_embeddings else ()
+    surplus = set(found.values()) - set(names.values()) - set(tied)
+    for name in sorted(surplus):
+        if not any(re.fullmatch(pattern, name) for pattern in IGNORED):
+            raise DataError(
+                f"Tensor {name} has no place in this model.",
+                "The weights hold a feature that config.json does not say or we do not know.",
+            )
+    return names
+
+
+# --- Export ------------------------------------------------------------------------------------
+
+
+def save_hf(config: TransformerConfig, params: Mapping[str, Any], folder: Any) -> None:
+    """Write config.json and safetensors (shards of 5 GB) that `transformers` opens.
+
+    Raises:
+        ConfigError: no Hugging Face family computes this model.
+    """
+    raw = hf_config.write(config)
+    entries = export_entries(config, params, raw["model_type"])
+    raw["dtype"] = next(iter(entries.values())).dtype
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[list[str]] = [[]]
+    held = 0
+    for name, entry in entries.items():
+        if shards[-1] and held + entry.size > SHARD_BYTES:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += entry.size
+    placed = {}
+    for i, names in enumerate(shards):
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(folder / file, {name: entries[name] for name in names})
+        placed.update(dict.fromkeys(names, file))
+    if len(shards) > 1:
+        total = sum(entry.size for entry in entries.values())
+        index = {"metadata": {"total_size": total}, "weight_map": placed}
+        files.write_json(folder / "model.safetensors.index.json", index)
+    files.write_json(folder / "config.json", raw)
+
+
+class Entry(NamedTuple):
+    """One tensor to write."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    size: int  # bytes
+    make: Callable[[], np.ndarray]
+
+
+def export_entries(
+    config: TransformerConfig, params: Mapping[str, Any], family: str
+) -> dict[str, Entry]:
+    """List a family's tensors with what makes each from our parameters."""
+    leaves = trees.flatten(params)
+    sizes = layouts.sizes(config)
+    rows = ROWS[family](config)
+    missing = sorted({row.ours for row in rows} - set(leaves))
+    surplus = sorted(set(leaves) - {row.ours for row in rows})
+    if missing or surplus:
+        what = f"lack {missing[0]}" if missing else f"have a further leaf {surplus[0]}"
+        raise ConfigError(
+            f"The parameters {what}, so they are no plain {family} model.",
+            "Merge or remove adapters and extra heads first.",
+        )
+    parts: dict[str, list[tuple[Row, tuple[int, ...]]]] = {}
+    for row in rows:
+        for index, theirs in layouts.expand(row, config):
+            parts.setdefault(theirs, []).append((row, index))
+
+    def entry(pieces: list[tuple[Row, tuple[int, ...]]]) -> Entry:
+        shape = layouts.shape(pieces[0][0].their_layout, sizes)
+        dtype = jnp.dtype(leaves[pieces[0][0].ours].dtype)
+
+        def make() -> np.ndarray:
+            arrays = [(row, _at(leaves[row.ours], index)) for row, index in pieces]
+            return layouts.to_theirs(arrays, sizes)
+
+        return Entry(shape, dtype.name, int(np.prod(shape)) * dtype.itemsize, make)
+
+    return {name: entry(pieces) for name, pieces in parts.items()}
+
+
+def _at(leaf: Any, index: tuple[int, ...]) -> np.ndarray:
+    """Bring one layer's slice of a leaf to the host."""
+    for i in index:
+        dynamic = isinstance(leaf, jax.Array)
+        leaf = jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False) if dynamic else leaf[i]
+    return np.asarray(leaf)
+
+
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def _write_file(path: Path, entries: Mapping[str, Entry]) -> None:
+    """Stream a safetensors file: eight bytes of header length, JSON header, then the data."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, entry in entries.items():
+        header[name] = {
+            "dtype": _CODES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.size],
+        }
+        offset += entry.size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for chunk in _chunks(entries):
+            file.write(chunk)
+    temporary.replace(path)
+
+
+def _chunks(entries: Mapping[str, Entry]) -> Iterator[memoryview]:
+    for entry in entries.values():
+        yield np.ascontiguousarray(entry.make()).reshape(-1).view(np.uint8).data
