@@ -14,15 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm.compress.names import KEPT, QUANTIZED
 from llm.core.trees import flatten, unflatten
 from llm.errors import ConfigError
 from llm.models import quant
 
 METHODS = ("int8", "int4")
-# Weights that are matrices of a contraction; the router, whose near-ties decide which
-# experts are used, and small tables stay as they are.
-QUANTIZED = r"(kernel|embedding)$"
-KEPT = r"router"
 _STACKED = ("layers", "expert", "stage")
 _INPUT_FIRST = "embed"
 

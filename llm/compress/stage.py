@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compress stage: make a model smaller, say what it cost, write the variant that is kept."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llm import files
+from llm.compress import measure, quantize
+from llm.compress.names import KEPT, QUANTIZED
+from llm.core import checkpoint
+from llm.core import config as configs
+from llm.core.trees import count
+from llm.errors import ConfigError
+from llm.generate.language_model import LanguageModel, load
+from llm.generate.loading import cast
+
+CASTS = ("float32", "bfloat16", "float16")
+
+
+def run(config: Any, workdir: str) -> list[dict[str, Any]]:
+    """Compress a model in every way listed, measure each, and keep one.
+
+    Args:
+        config: `model` (what `llm.load` takes), `variants` {name: {"method", ...}}, `keep` (the
+            variant that is written), `measure` (see `texts`).
+        workdir: receives the kept variant as a checkpoint that `llm.load` opens, and
+            results/compression.json with a table of quality and size.
+
+    Returns:
+        One result per variant.
+
+    Raises:
+        ConfigError: an unknown method or option, or nothing to keep.
+    """
+    variants = check(config)
+    key = files.hash_json([configs.to_dict(config), _identity(str(config.model))])
+    target = files.path(workdir)
+    done = target / "results" / "compression.json"
+    if done.exists() and _finished(target, key):
+        found = files.read_json(done)
+        show(str(config.model), found)
+        return found
+    lm = load(config.model)
+    section = configs.bind(texts, config.measure, "measure")
+    length = int(section.pop("length", 128))
+    chosen = texts(**section)
+    reference = measure.losses(lm, chosen)
+    axes = quantize.parameter_axes(lm.model)
+    found = []
+    for name, options in variants.items():
+        tree, dtype = variant(lm, axes, **options)
+        other = measure.runnable(lm, tree, dtype)
+        metrics = measure.measure(lm, other, chosen, reference, length)
+        metrics["bytes_on_disk"] = {"value": measure.disk_bytes(tree, _made(target)), "stderr": 0.0}
+        found.append({"task": name, "kind": "compression", "n": len(chosen), "metrics": metrics})
+        if name == config.keep:
+            write(lm, tree, options, workdir, {**configs.to_dict(config), "key": key})
+    files.write_json(done, found)
+    files.write_json(target / "summary.json", summary(lm, found, str(config.keep)))
+    show(str(config.model), found)
+    return found
+
+
+def texts(
+    documents: str, split: str | None = "validation", limit: int = 100, length: int = 128
+) -> list[str]:
+    """Read the texts that variants are measured on.
+
+    Args:
+        documents: what `llm.text.records.read_documents` reads.
+        split: of a corpus.
+        limit: texts at most; 0 for all.
+        length: tokens of each that are compared position by position.
+    """
+    from llm.text.records import read_documents
+
+    found = read_documents(documents, split or None)
+    return [d["text"] for d in (islice(found, limit) if limit else found)]
+
+
+def check(config: Any) -> dict[str, dict[str, Any]]:
+    """Return {variant: options}, each checked."""
+    configs.bind(texts, config.measure, "measure")
+    variants = {}
+    for name in config.variants:
+        section = config.variants[name]
+        variants[name] = configs.bind(variant, section, f"variants.{name}", given=("lm", "axes"))
+        known = dict.fromkeys((*CASTS, *quantize.METHODS))
+        configs.choose(str(section.method), known, f"method of config.variants.{name}:")
+    if config.keep not in variants:
+        hint = configs.nearest(config.keep, list(variants))
+        raise ConfigError(
+            f"config.keep={config.keep!r} is no variant.{hint}",
+            f"Variants: {', '.join(variants)}.",
+        )
+    return variants
+
+
+def variant(
+    lm: LanguageModel,
+    axes: Mapping[str, Sequence[str | None]],
+    method: str,
+    group: int = 0,
+    include: str = QUANTIZED,
+    exclude: str = KEPT,
+) -> tuple[Any, str]:
+    """Return the parameters of a variant and the dtype it computes in.
+
+    Args:
+        lm: the original.
+        axes: of `quantize.parameter_axes`.
+        method: "float32", "bfloat16" or "float16" (a cast), "int8" or "int4".
+        group, include, exclude: see `quantize.quantize`.
+    """
+    if method in CASTS:
+        return cast(lm.params, method), method
+    made = quantize.quantize(lm.params, axes, method, group, include, exclude)
+    return made, lm.config.dtype
+
+
+def write(
+    lm: LanguageModel,
+    tree: Any,
+    options: Mapping[str, Any],
+    workdir: str,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a variant as a checkpoint with its tokenizer and config.json.
+
+    Checkpoints of an earlier compression are replaced; config.json comes last.
+    """
+    place = files.path(workdir)
+    (place / "config.json").unlink(missing_ok=True)
+    if (place / "checkpoints").exists():
+        shutil.rmtree(place / "checkpoints")
+    extra = {}
+    if lm.tokenizer is not None:
+        lm.tokenizer.save(place / "tokenizer")
+        extra["tokenizer_hash"] = lm.tokenizer.hash
+    with checkpoint.Checkpointer(place / "checkpoints", asynchronous=False) as writer:
+        writer.save(lm.step or 0, {"params": tree}, extra)
+    content: dict[str, Any] = {
+        "model": dataclasses.asdict(lm.config),
+        "generate": {"starts_texts": lm.starts_texts},
+        "compress": dict(settings),
+    }
+    if options["method"] in quantize.METHODS:
+        content["quantization"] = dict(options)
+    files.write_json(place / "config.json", content)
+
+
+def summary(lm: LanguageModel, found: Sequence[Mapping[str, Any]], keep: str) -> dict[str, Any]:
+    """Return the stage's one number and its facts, for the report."""
+    kept = next(entry for entry in found if entry["task"] == keep)["metrics"]
+    whole = 4 * count(lm.params)
+    ratio = whole / kept["bytes_in_memory"]["value"]
+    change = kept["bits_per_byte_change"]["value"]
+    facts = [
+        {"what": "Kept", "value": keep},
+        {"what": "Bytes in memory", "value": kept["bytes_in_memory"]["value"]},
+        {"what": "Bytes in float32", "value": whole},
+        {"what": "Same likeliest token", "value": kept["top1_agreement"]["value"]},
+    ]
+    note = f"smaller than float32, {change:+.4f} bits per byte"
+    return {"headline": {"value": ratio, "unit": "×", "note": note}, "facts": facts}
+
+
+def show(title: str, found: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of quality and size."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    headings = ("variant", "bits/byte", "change", "same top token", "KL bits", "memory", "disk")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    for entry in found:
+        metrics = entry["metrics"]
+        shown = [
+            f"{metrics[name]['value']:{form}} ± {metrics[name]['stderr']:.2g}"
+            for name, form in (
+                ("bits_per_byte", ".4f"),
+                ("bits_per_byte_change", "+.5f"),
+                ("top1_agreement", ".4f"),
+                ("kl_bits_per_token", ".2g"),
+            )
+        ]
+        sizes = [_size(metrics[name]["value"]) for name in ("bytes_in_memory", "bytes_on_disk")]
+        table.add_row(str(entry["task"]), *shown, *sizes)
+    Console().print(table)
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"
+
+
+def _made(place: Any) -> str:
+    place.mkdir(parents=True, exist_ok=True)
+    return str(place)
+
+
+def _identity(source: str) -> list[Any]:
+    """Identify a model by the names, sizes and times of its weight files."""
+    path = Path(source)
+    kept = ("manifest.json", "config.json", ".safetensors", ".gguf")
+    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [
+        (str(p), p.stat().st_size, p.stat().st_mtime_ns)
+        for p in found
+        if p.exists() and p.name.endswith(kept)
+    ]
+
+
+def _finished(place: Any, key: str) -> bool:
+    """Tell whether a workdir holds the outcome of the same settings on the same model."""
+    config = place / "config.json"
+    if not config.exists() or not checkpoint.list_steps(place):
+        return False
+    return files.read_json(config).get("compress", {}).get("key") == key
