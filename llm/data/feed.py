@@ -6,6 +6,7 @@ draws s*B … s*B+B-1, and each host computes only its own slice of them. Which 
 from (seed, draw) alone: a mixture decides the source, a seeded bijection of each epoch the row.
 """
 
+import functools
 import itertools
 import queue
 import threading
@@ -170,8 +171,9 @@ class Feed:
         epochs, rows = places // size, places % size
         if not self.shuffle:
             return rows
-        for epoch in np.unique(epochs).tolist():
-            mine = np.flatnonzero(epochs == epoch)
+        order = np.argsort(epochs, kind="stable")
+        numbers, starts = np.unique(epochs[order], return_index=True)
+        for epoch, mine in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
             round_keys = permutation.key("rows", self.seed, source, epoch)
             rows[mine] = permutation.permute(rows[mine], size, round_keys)
         return rows
@@ -288,28 +290,36 @@ def _counts(blend: _Blend, draws: int) -> list[int]:
 
 
 def _assign(blend: _Blend, draws: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each draw its source, and its place in that source's own sequence.
-
-    Draw g belongs to a block. The block's slots are shuffled, and the sources own consecutive slots
-    in numbers that keep every source within one draw of its exact share at each block's end.
-    """
+    """Return for each draw its source, and its place in that source's own sequence."""
     if len(blend.sizes) == 1:
         return np.zeros(len(draws), np.int64), draws
     blocks, slots = draws // blend.block, draws % blend.block
     sources = np.empty(len(draws), np.int64)
     places = np.empty(len(draws), np.int64)
     for block in np.unique(blocks).tolist():
-        mine = np.flatnonzero(blocks == block)
-        round_keys = permutation.key("mixture", seed, block)
-        slot = permutation.permute(slots[mine], blend.block, round_keys)
-        before = _counts(blend, block * blend.block)
-        after = _counts(blend, (block + 1) * blend.block)
-        edges = np.asarray([high - low for low, high in zip(before, after, strict=True)])
-        done = np.asarray([high - low for low, high in itertools.pairwise(before)])
-        owner = np.searchsorted(edges, slot, side="right") - 1
-        sources[mine] = owner
-        places[mine] = done[owner] + slot - edges[owner]
+        mine = blocks == block
+        owners, ranks = _block(blend, seed, block)
+        sources[mine], places[mine] = owners[slots[mine]], ranks[slots[mine]]
     return sources, places
+
+
+@functools.lru_cache(maxsize=8)
+def _block(blend: _Blend, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return source and place of every draw of one block.
+
+    The sources own shuffled slots of the block, in numbers that keep every source within one draw
+    of its exact share at each block's end.
+    """
+    before = np.asarray(_counts(blend, block * blend.block))
+    edges = np.asarray(_counts(blend, (block + 1) * blend.block)) - before
+    slots = np.arange(blend.block)
+    round_keys = permutation.key("mixture", seed, block)
+    shuffled = permutation.permute(slots, blend.block, round_keys)
+    owners = np.searchsorted(edges, shuffled, side="right") - 1
+    order = np.argsort(owners, kind="stable")
+    places = np.empty(blend.block, np.int64)
+    places[order] = slots - edges[owners[order]] + np.diff(before)[owners[order]]
+    return owners, places
 
 
 def _total(blend: _Blend, epochs: int, seed: int) -> int | None:

@@ -83,7 +83,7 @@ def _cut(
     """Cut `rows` rows from the front of the waiting examples; the last row may need padding.
 
     Returns:
-        The rows, and what is left of the last example with its size.
+        The rows, and the examples that are left with their sizes.
     """
     total = rows * length
     ends = np.cumsum(sizes)
@@ -103,11 +103,11 @@ def _cut(
     block = {name: np.pad(values[:total], (0, missing)) for name, values in stream.items()}
     block |= {"segments": segments, "positions": positions}
     shaped = {name: block[name].astype(kind).reshape(rows, length) for name, kind in DTYPES.items()}
-    # Only the last example can be cut: anything before it ends inside these rows.
-    if size <= total:
-        return shaped, [], []
-    left = {name: values[total:].copy() for name, values in stream.items()}
-    return shaped, [left], [size - total]
+    left: list[Row] = []
+    for index in range(int(np.searchsorted(ends, total, side="right")), len(sizes)):
+        used = max(0, total - int(starts[index]))  # only the first can be cut
+        left.append({name: values[used:] for name, values in waiting[index].items()})
+    return shaped, left, [len(example["tokens"]) for example in left]
 
 
 def _join(examples: list[Row], name: str) -> np.ndarray:

@@ -33,6 +33,7 @@ DEFAULT_TEMPLATE = """\
 MAX_TEMPLATE = 200_000  # characters
 MAX_OUTPUT = 16_000_000  # characters
 MAX_TURNS = 2_000_000  # loop turns and macro calls in one rendering
+MAX_ITEMS = 500_000  # values in one nested list or dict that is written
 MAX_SECONDS = 5.0
 MAX_WIDTH = 100_000  # of padding, indenting and repeating
 FILTERS = (
@@ -67,7 +68,6 @@ FILTERS = (
     "selectattr",
     "sort",
     "string",
-    "sum",
     "title",
     "tojson",
     "trim",
@@ -267,9 +267,9 @@ _Generation.tags = {"generation"}
 
 
 class _Environment(sandbox.ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox with a budget for loops, macros, repetition and padding."""
+    """Jinja's immutable sandbox with a budget for loops, macros, and anything that grows."""
 
-    intercepted_binops = frozenset(["*", "**", "%"])
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def _generate(self, source: nodes.Template, *args: Any, **options: Any) -> str:
         for loop in source.find_all(nodes.For):
@@ -277,24 +277,101 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         for macro in source.find_all(nodes.Macro):
             tick = nodes.Filter(nodes.Const(0), "_tick", [], [], None, None, lineno=macro.lineno)
             macro.body.insert(0, nodes.Output([tick], lineno=macro.lineno))
+        wrapped: set[int] = set()
+        for parent in [source, *source.find_all(nodes.Node)]:
+            _limit_concatenation(parent, wrapped)
         nodes.Node.set_environment(source, self)
         return super()._generate(source, *args, **options)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or (operator == "*" and _product_size(left, right) > MAX_WIDTH):
             raise sandbox.SecurityError(f"the operator {operator} is limited")
+        if operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
+            _check_size(len(left) + len(right))
         if operator == "%" and isinstance(left, str):
             raise sandbox.SecurityError("formatting with % is not allowed")
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, *args: Any, **options: Any) -> Any:
-        name = getattr(obj, "__name__", "")
-        if isinstance(getattr(obj, "__self__", None), str) and (
-            name in ("format", "format_map")
-            or (name in _WIDTH_METHODS and any(_too_wide(item) for item in args))
-        ):
-            raise sandbox.SecurityError(f"str.{name} is limited")
+        text = getattr(obj, "__self__", None)
+        if isinstance(text, str):
+            args = _check_method(text, getattr(obj, "__name__", ""), args)
         return super().call(context, obj, *args, **options)
+
+
+def _limit_concatenation(parent: nodes.Node, wrapped: set[int]) -> None:
+    """Route every `a ~ b` below a node through the filter that checks its size."""
+    for name, child in list(parent.iter_fields()):
+        children = child if isinstance(child, list) else [child]
+        for index, item in enumerate(children):
+            if not isinstance(item, nodes.Concat) or id(item) in wrapped:
+                continue
+            wrapped.add(id(item))
+            parts = nodes.List(item.nodes, lineno=item.lineno)
+            limited = nodes.Filter(parts, "_concat", [], [], None, None, lineno=item.lineno)
+            if isinstance(child, list):
+                child[index] = limited
+            else:
+                setattr(parent, name, limited)
+
+
+def _check_method(text: str, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a call of a string method whose result could be huge."""
+    if name in ("format", "format_map", "translate") or (
+        name in _WIDTH_METHODS and any(_too_wide(item) for item in args)
+    ):
+        raise sandbox.SecurityError(f"str.{name} is limited")
+    if name == "replace" and len(args) > 1:
+        _check_size(len(text) + text.count(str(args[0])) * len(str(args[1])))
+    if name == "join" and args:
+        items = list(args[0])
+        _check_size(sum(map(len, items)) + len(text) * len(items))
+        return (items, *args[1:])
+    return args
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_OUTPUT:
+        raise sandbox.SecurityError(f"more than {MAX_OUTPUT} characters")
+
+
+def _written(value: Any) -> Any:
+    """Refuse a nested value whose text would be huge; what Jinja does before it writes a value."""
+    waiting, size, count = [value], 0, 0
+    while waiting:
+        item = waiting.pop()
+        size += len(item) if isinstance(item, str) else 1
+        count += 1
+        if isinstance(item, Mapping):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set):
+            waiting += item
+        _check_size(size)
+        if count + len(waiting) > MAX_ITEMS:
+            raise sandbox.SecurityError(f"more than {MAX_ITEMS} values")
+    return value
+
+
+def _concat(items: Sequence[Any]) -> str:
+    texts = [str(_written(item)) for item in items]
+    _check_size(sum(map(len, texts)))
+    return "".join(texts)
+
+
+def _join(items: Iterable[Any], separator: str = "", attribute: Any = None) -> str:
+    chosen = [item[attribute] if attribute is not None else item for item in items]
+    _check_size(len(separator) * len(chosen))
+    return separator.join([str(item) for item in _written(chosen)])
+
+
+def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+    text = str(_written(text))
+    _check_size(len(text) + text.count(old) * len(new))
+    return text.replace(old, new, -1 if count is None else count)
+
+
+def _string(value: Any) -> str:
+    return str(_written(value))
 
 
 def _product_size(left: Any, right: Any) -> int:
@@ -320,10 +397,12 @@ def _environment() -> _Environment:
     environment = _Environment(
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_written,
         extensions=[_Generation, "jinja2.ext.loopcontrols"],
     )
     filters: dict[str, Callable] = {name: environment.filters[name] for name in FILTERS}
-    filters |= {"tojson": _to_json, "indent": _indent, "_limited": _limited, "_tick": _tick}
+    filters |= {"tojson": _to_json, "indent": _indent, "join": _join, "replace": _replace}
+    filters |= {"string": _string, "_limited": _limited, "_tick": _tick, "_concat": _concat}
     environment.filters = filters
     environment.globals = {
         "range": sandbox.safe_range,
@@ -367,7 +446,11 @@ def _to_json(
     pair = (separators[0], separators[1]) if separators else None
     width = min(indent, 32) if indent is not None else None
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=width, separators=pair, sort_keys=sort_keys
+        _written(value),
+        ensure_ascii=ensure_ascii,
+        indent=width,
+        separators=pair,
+        sort_keys=sort_keys,
     )
 
 
