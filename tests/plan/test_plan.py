@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans against compiled programs, hand-made sums, and machines that are too small."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import common
+from llm.errors import ConfigError
+from llm.plan import assembly, compiler, memory, roofline, stage
+from llm.plan.topology import parse
+
+ROOT = Path(__file__).resolve().parents[2]
+DPO = {**assembly.OBJECTIVES, "dpo": "llm.posttrain.preference:dpo"}
+
+
+def make_config(preset="llama2_7b", batch=32, length=2048, mesh=None, **model):
+    fields = {"dtype": "bfloat16", "remat": "full", **model}
+    config = common.training(
+        common.model(preset, **fields), steps=1000, batch_size=batch, length=length
+    )
+    for axis, size in (mesh or {"data": 1, "fsdp": -1}).items():
+        config.mesh[axis] = size
+    return config
+
+
+def tiny(**changes):
+    sizes = {"d_model": 64, "n_layers": 2, "d_ff": 128, "vocab_size": 256, "dtype": "float32"}
+    sizes |= {"remat": "none", "attention": "xla"}
+    return make_config(
+        "tiny", 16, 128, **{"mesh": {"data": 2, "fsdp": 2, "tensor": 2}, **sizes, **changes}
+    )
+
+
+def test_llama_2_7b_on_sixteen_chips():
+    found = stage.plan(make_config(), parse("v5p:2x2x4"))
+    assert found["n_params"] == 6_738_415_616
+    assert found["n_chips"] == 16
+    assert found["tokens_per_step"] == 32 * 2048
+    # 6 N for the matmuls (no embedding lookup) and causal attention over rows of 2048.
+    matmuls = 6 * (6_738_415_616 - 32000 * 4096 - 65 * 4096)
+    attention = 3 * 4 * 32 * 4096 * (2048 + 1) / 2
+    assert found["flops_per_token"] == pytest.approx(matmuls + attention, rel=1e-9)
+    sizes = found["bytes_per_chip"]
+    # Weights and two moments in float32 over 16 chips; the norms are on each of them.
+    norms = 65 * 4096
+    state = 12 * ((6_738_415_616 - norms) / 16 + norms)
+    batch = 2 * 2048 * 5 * 4
+    assert sizes["arguments"] == pytest.approx(state + batch, abs=64)
+    assert sizes["total"] == sizes["arguments"] + sizes["temp"]
+    assert found["fits"] is True
+    assert found["source"] == "analytic"
+    # The TPU compiler's own figures for this program (libtpu 0.0.42, no chunking of the head).
+    assert sizes["arguments"] == pytest.approx(5.0569e9, rel=0.001)
+    assert sizes["temp"] == pytest.approx(7.1308e9, rel=0.25)
+    assert sizes["total"] == pytest.approx(12.1877e9, rel=0.10)
+
+
+def test_estimate_and_roofline_are_bounds():
+    found = stage.plan(make_config(), parse("v5p:2x2x4"))["roofline"]
+    assert found["step_seconds"] == max(
+        found[f"{x}_seconds"] for x in ("arithmetic", "memory", "network")
+    )
+    assert 0.7 < found["mfu"] < 0.77  # full recomputation: a forward pass of four is extra
+    kept = stage.plan(make_config(remat="none"), parse("v5p:2x2x4"))["roofline"]
+    assert kept["mfu"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("objective", ["clm", pytest.param("dpo", marks=pytest.mark.slow)])
+def test_arguments_equal_those_of_the_compiled_step(objective):
+    config = tiny()
+    config.objective.name = objective
+    if objective == "dpo":
+        del config.objective.z_loss
+    made = assembly.assemble(config, jax.devices(), DPO)
+    analysis = compiler.lower(made).compile().memory_analysis()
+    estimated = sum(stage.arguments(made).values())
+    assert analysis.argument_size_in_bytes == pytest.approx(estimated, abs=256)
+    assert ("frozen" in stage.arguments(made)) == (objective == "dpo")
+
+
+def test_frozen_parameters_have_no_optimizer_state_and_cost_two_passes():
+    config = tiny()
+    full = stage.plan(config, parse("v5e:2x4"))
+    config.train.trainable = "attention"
+    part = stage.plan(config, parse("v5e:2x4"))
+    assert part["n_trained"] < full["n_trained"] == full["n_params"] == part["n_params"]
+    assert part["memory"]["arguments"]["optimizer"] < full["memory"]["arguments"]["optimizer"]
+    assert part["flops_per_token"] < full["flops_per_token"]
+
+
+def test_each_dial_lowers_memory():
+    machine = parse("v5p:2x2x4")
+    base = stage.plan(make_config(remat="none"), machine)["memory"]["temp"]
+    dots = stage.plan(make_config(remat="dots"), machine)["memory"]["temp"]
+    full = stage.plan(make_config(), machine)["memory"]["temp"]
+    sizes = [sum(parts.values()) for parts in (base, dots, full)]
+    assert sizes == sorted(sizes, reverse=True)
+    config = make_config(batch=128)
+    whole = stage.plan(config, machine)["bytes_per_chip"]["temp"]
+    config.train.microbatches = 4
+    assert stage.plan(config, machine)["bytes_per_chip"]["temp"] < whole
+    config.objective.chunk = 256
+    assert stage.plan(config, machine)["bytes_per_chip"]["temp"] < whole
+
+
+def test_a_run_that_does_not_fit_is_told_what_would_help():
+    found = stage.plan(make_config(batch=256, remat="none"), parse("v6e:4x4"))
+    assert found["fits"] is False
+    assert "--config.model.remat=full" in found["advice"]
+    with pytest.raises(ConfigError, match=r"needs .* GB per chip"):
+        stage.check(found)
+    copies = stage.plan(make_config(mesh={"data": -1}), parse("v5e:4x4"))
+    assert "--config.mesh.fsdp=-1" in copies["advice"]
+    small = stage.plan(make_config(batch=4), parse("v5e:2x2"))
+    assert small["fits"] is False
+    assert "v5e:2x4" in small["advice"]
+
+
+def test_what_advice_says_is_true():
+    machine = parse("v6e:4x4")
+    config = make_config(batch=256, remat="none")
+    words = stage.plan(config, machine)["advice"].removeprefix("It would fit with ").split()
+    for word in words:
+        path, value = word.removeprefix("--config.").split("=")
+        section, key = path.split(".")
+        config[section][key] = type(config[section][key])(value)
+    assert stage.plan(config, machine)["fits"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"mesh": {"data": 3}}, "Nearest that would"),
+        ({"mesh": {"data": 1, "fsdp": 16}, "batch": 8}, "batch_size=8 does not divide"),
+        ({"mesh": {"data": 1, "tensor": 16}, "n_heads": 8, "head_dim": 512}, "does not divide"),
+    ],
+)
+def test_meshes_that_do_not_fit(change, hint):
+    with pytest.raises(ConfigError) as refused:
+        stage.plan(make_config(**change), parse("v5p:2x2x4"))
+    assert hint in str(refused.value)
+
+
+def test_other_configs_are_refused():
+    from ml_collections import ConfigDict
+
+    with pytest.raises(ConfigError, match="plans training runs"):
+        stage.run(ConfigDict({"tasks": {}}), topology="v5e:4x4")
+
+
+def test_slices_and_cores_count():
+    config = make_config(mesh={"data": 2, "fsdp": -1})
+    config.mesh.dcn = 2
+    found = stage.plan(config, parse("v5p:2x2x2"))
+    assert (found["n_chips"], found["mesh"]) == (16, {"data": 2, "fsdp": 8})
+    cores = stage.plan(make_config(), parse("tpu7x:2x2x2"))
+    assert (cores["n_chips"], cores["n_devices"]) == (8, 16)
+    assert cores["bytes_per_chip"]["arguments"] == pytest.approx(2 * 5.0569e9, rel=0.001)
+
+
+def test_attention_scores_count_only_where_they_are_stored():
+    config = assembly.model_config(make_config())
+    assert not stage.stores_matrix(config, "tpu", 2048, 1)
+    assert not stage.stores_matrix(config, "gpu", 2048, 1)
+    assert stage.stores_matrix(config, "cpu", 2048, 1)
+    assert not stage.stores_matrix(config, "cpu", 8192, 1)  # chunked
+    assert stage.stores_matrix(config, "tpu", 100, 1)  # no multiple of the kernel's lanes
+    odd = assembly.model_config(make_config(attention="xla"))
+    assert stage.stores_matrix(odd, "tpu", 2048, 1)
+
+
+def test_network_traffic_of_a_hand_made_case():
+    config = assembly.model_config(tiny())
+    mesh = {"data": 2, "fsdp": 4, "tensor": 1, "context": 1, "expert": 1, "stage": 1}
+    work = memory.Work(2, 128, 128, 1, True, 1, 0, False, 0, 0, 0)
+    sent = roofline.network(config, work, mesh, 1000.0)
+    # Weights are gathered twice and gradients scattered once (3/4 each); then a quarter is reduced.
+    assert sent == {"fsdp": 0.75 * 3 * 4000, "data": 2 * 0.5 * 1000}
+
+
+def test_command_prints_one_object_in_three_seconds_without_a_device():
+    code = (
+        "import sys, tests_config\n"
+        "from llm.plan import stage\n"
+        "stage.run(tests_config.make_config(), topology='v5p:2x2x4')"
+    )
+    module = ROOT / "tests" / "plan" / "test_plan.py"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("import sys, tests_config", _loader(module))],
+        env={**os.environ, "JAX_PLATFORMS": "tpu", "PYTHONPATH": str(ROOT)},  # there is none
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert json.loads(done.stdout)["n_params"] == 6_738_415_616
+    assert after.ru_utime - before.ru_utime < 4.0  # 2 s of it is importing JAX and pytest
+
+
+def _loader(module: Path) -> str:
+    return (
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('tests_config', {str(module)!r})\n"
+        "tests_config = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(tests_config)"
+    )
+
+
+def test_table_for_people(capsys):
+    stage.run(make_config(batch=256, remat="none"), topology="v6e:4x4", json=False)
+    shown = capsys.readouterr().out
+    for words in ("16 chips", "6.74 G parameters", "DOES NOT FIT", "It would fit with", "MFU"):
+        assert words in shown
+
+
+def test_collectives_are_counted_once():
+    program = (
+        "%a = f32[8] all-gather-start(%x)\n%b = f32[8] all-gather-done(%a)\n"
+        "%c = f32[8] reduce-scatter(%b), calls=%all-reduce.1\n"
+    )
+    assert compiler.count_collectives(program) == {"all-gather": 1, "reduce-scatter": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "batch", "length", "mesh", "topology"),
+    [
+        ("llama32_1b", 32, 2048, {"data": 1, "fsdp": -1}, "v5e:4x4"),
+        ("llama2_7b", 32, 2048, {"data": 1, "fsdp": -1}, "v5p:2x2x4"),
+    ],
+)
+def test_estimates_against_the_tpu_compiler(preset, batch, length, mesh, topology):
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed (extra `tpu`)")
+    config = make_config(preset, batch, length, mesh)
+    config.objective.chunk = 512
+    found = stage.plan(config, parse(topology), compile=True)
+    assert found["source"] == "compiler"
+    assert found["fits"] is True
+    assert found["compiled"]["kernels"] > 0  # the Pallas attention kernel is in the program
+    compiled, estimated = found["bytes_per_chip"], found["analytic"]
+    assert estimated["arguments"] == pytest.approx(compiled["arguments"], rel=0.005)
+    assert estimated["temp"] == pytest.approx(compiled["temp"], rel=0.25)
+    assert estimated["total"] == pytest.approx(compiled["total"], rel=0.10)
