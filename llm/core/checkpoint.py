@@ -144,6 +144,7 @@ class Checkpointer:
             if not _ENTRY.match(entry):
                 raise ValueError(f"{entry!r} cannot name a checkpoint entry")
             plan[entry] = named_leaves(subtree)[0]
+        start_copies(leaf for pairs in plan.values() for _, leaf in pairs)
         self._refuse_non_finite(step, plan)
         self._step = step
         self._attempt += 1
@@ -196,7 +197,7 @@ class Checkpointer:
                 if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact):
                     names.append("/".join((entry, *path)))
                     leaves.append(leaf)
-        flags = np.asarray(_all_finite(leaves)) if leaves else np.ones(0, bool)
+        flags = _finite_flags(leaves)
         if not flags.all():
             raise NonFiniteError(
                 f"{names[int(np.argmin(flags))]} is not finite at step {step}; "
@@ -206,7 +207,6 @@ class Checkpointer:
 
     def _start(self, step: int, plan: dict[str, list], extra: dict, metrics: dict) -> None:
         """Copy to the host, then leave the rest to a thread; errors wait for `_settle`."""
-        start_copies(leaf for pairs in plan.values() for _, leaf in pairs)
         leaves, arrays = {}, {}
         for entry, pairs in plan.items():
             leaves[entry] = [describe(path, leaf) for path, leaf in pairs]
@@ -296,6 +296,13 @@ class Checkpointer:
             writer.close()
         except Exception as error:  # its error was, or will be, reported by `_settle`
             log.debug("closing the checkpoint writer: %s", error)
+
+
+def _finite_flags(leaves: list[Any]) -> np.ndarray:
+    """Tell of each array whether all its values are finite."""
+    if jax.process_count() == 1:  # on the host, where the values go anyway: nothing to compile
+        return np.array([bool(np.isfinite(np.asarray(leaf)).all()) for leaf in leaves], bool)
+    return np.asarray(_all_finite(leaves)) if leaves else np.ones(0, bool)
 
 
 @jax.jit
