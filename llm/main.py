@@ -17,6 +17,8 @@ from llm.errors import ConfigError
 OBJECTIVES = {
     "clm": "llm.train.objective:cross_entropy",
     "sft": "llm.train.objective:cross_entropy",
+    "mlm": "llm.train.objective:cross_entropy",
+    "span_corruption": "llm.train.objective:cross_entropy",
     "dpo": "llm.posttrain.preference:dpo",
     "ipo": "llm.posttrain.preference:ipo",
 }
@@ -30,6 +32,12 @@ DATA = {
     "preferences": "llm.posttrain.rows:preferences",
     "function_questions": "llm.posttrain.rows:function_questions",
     "function_preferences": "llm.posttrain.rows:function_preferences",
+}
+
+# config.data.corruption.name: (tokenizer, length, **section) -> transform of rows
+CORRUPTIONS = {
+    "mlm": "llm.pretrain.denoise:mlm",
+    "span_corruption": "llm.pretrain.denoise:span_corruption",
 }
 
 EMBEDDED_CORPUS = "corpus/tiny.py"  # made when config.data.path is empty
@@ -105,6 +113,12 @@ def check_training(config: Any) -> None:
         options = {k: v for k, v in section.items() if k not in ("source", "weight")}
         builder = configs.resolve_builder(source)
         configs.bind(builder, options, name, given=("tokenizer", "folder"))
+    corruption = config.data.get("corruption", {})
+    if corruption:
+        builder = configs.resolve_builder(
+            configs.choose(corruption["name"], CORRUPTIONS, "corruption")
+        )
+        configs.bind(builder, corruption, "data.corruption", given=("tokenizer", "length"))
     if config.model.get("name") != "inherit":
         fields = configs.bind(TransformerConfig, config.model, "model")
         if fields["vocab_size"]:
@@ -123,7 +137,7 @@ def check_training(config: Any) -> None:
 
 def sources(config: Any) -> dict[str, dict[str, Any]]:
     """Return the data sources by name: one, or those of config.data.mixture with their weights."""
-    section = {k: v for k, v in config.data.items() if k != "mixture"}
+    section = {k: v for k, v in config.data.items() if k not in ("mixture", "corruption")}
     mixture = config.data.get("mixture", {})
     if not mixture:
         return {"data": section}
@@ -163,7 +177,6 @@ def train(config: Any, workdir: str) -> Any:
 
     check_training(config)
     launch.require_platform(config.platform)
-    from llm import tokenizers
     from llm.core import lock
     from llm.models.transformer import Transformer
     from llm.train import run
@@ -171,12 +184,7 @@ def train(config: Any, workdir: str) -> Any:
     with lock.hold(workdir):
         origin = config.init["from"]
         start = _load_start(origin)
-        tokens = tokenizers.load(config.tokenizer.path) if config.tokenizer.path else None
-        tokens = tokens or (start.tokenizer if start else None)
-        if tokens is None:
-            raise ConfigError(
-                "There is no tokenizer.", "Give --config.tokenizer.path=byte or a folder of one."
-            )
+        tokens = _tokenizer(config, start)
         inherited = dataclasses.asdict(start.config) if start else None
         shape = model_config(config.model, tokens, inherited)
         length = int(config.data.length)
@@ -207,6 +215,29 @@ def train(config: Any, workdir: str) -> Any:
                 origin,
             ),
         )
+
+
+def _tokenizer(config: Any, start: Any) -> Any:
+    """Open config.tokenizer.path; "char" makes one of the text, "" takes that of the start.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = config.tokenizer.path
+    if path == "char":
+        from llm.text.records import read_documents
+        from llm.tokenizers import charlevel
+
+        return charlevel.train(d["text"] for d in read_documents(config.data.path))
+    if path:
+        from llm import tokenizers
+
+        return tokenizers.load(path)
+    if start is None or start.tokenizer is None:
+        raise ConfigError(
+            "There is no tokenizer.", "Give --config.tokenizer.path=byte or a folder of one."
+        )
+    return start.tokenizer
 
 
 def _load_start(origin: str) -> Any:
@@ -244,7 +275,22 @@ def _rows(config: Any, workdir: str, tokens: Any) -> tuple[Any, dict[str, Any]]:
         for split, dataset in splits.items():
             if split != "train":
                 held_out[split if len(found) == 1 else f"{name}/{split}"] = dataset
-    return feed, held_out
+    return _corrupt(config, tokens, feed, held_out)
+
+
+def _corrupt(config: Any, tokens: Any, feed: Any, held_out: dict[str, Any]) -> tuple[Any, Any]:
+    """Put the noise of config.data.corruption, if there is any, between rows and training."""
+    section = config.data.get("corruption", {})
+    if not section:
+        return feed, held_out
+    from llm.pretrain import denoise
+
+    builder = configs.resolve_builder(configs.choose(section["name"], CORRUPTIONS, "corruption"))
+    options = configs.bind(builder, section, "data.corruption", given=("tokenizer", "length"))
+    options = {"seed": int(config.seed), **options}
+    transform = builder(tokens, length=int(config.data.length), **options)
+    splits = {name: denoise.CorruptedRows(rows, transform) for name, rows in held_out.items()}
+    return denoise.CorruptedFeed(feed, transform, {"name": section["name"], **options}), splits
 
 
 def _embedded_corpus(workdir: str) -> str:

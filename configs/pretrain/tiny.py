@@ -10,7 +10,9 @@ from configs import common
 
 
 def get_config():
-    config = common.training(common.model("tiny", vocab_size=0), steps=200, batch_size=16, length=128)
+    config = common.training(
+        common.model("tiny", vocab_size=0), steps=200, batch_size=16, length=128
+    )
     config.schedule.peak = 3e-3
     config.schedule.warmup_steps = 20
     config.train.log_every = 20

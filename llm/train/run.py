@@ -212,7 +212,7 @@ def _batches(
     source: Any, start: int, params: Callable[[], Any], place: Callable[[Any], Any]
 ) -> Iterator[tuple[int, Any]]:
     """Yield placed batches; rows are read ahead on a thread, rollouts are made when asked for."""
-    if isinstance(source, feed.Feed):
+    if hasattr(source, "fingerprint"):  # rows: what a step reads is known beforehand
         for step, batch in feed.prefetch(source, start, depth=4):
             yield step, place(batch)
     step = start
@@ -225,7 +225,7 @@ def _plan(settings: Settings, inputs: Inputs, layout: sharding.Layout) -> loop.P
     """Count the FLOPs of the first batch; MFU is shown only where the device's peak is known."""
     peak = profile.peak_flops(jax.devices()[0].device_kind)
     flops = 0.0
-    if peak and isinstance(inputs.source, feed.Feed):
+    if peak and hasattr(inputs.source, "fingerprint"):
         segments = inputs.source.batch(0).get("segments")
         if segments is not None:
             lengths = profile.document_lengths(segments)

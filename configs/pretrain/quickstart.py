@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-train a small decoder on the corpus of scripts/quickstart.sh.
+
+    python scripts/pretrain.py --config=configs/pretrain/quickstart.py --workdir=runs/pretrain \\
+        --config.data.path=runs/corpus --config.tokenizer.path=runs/tokenizer/tokenizer
+
+Hardware: any CPU with two cores, about three minutes.
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.training(
+        common.model("1m", vocab_size=0, qk_norm="head"), steps=600, batch_size=16, length=256
+    )
+    config.optimizer = {
+        "name": "muon",
+        "clip_norm": 1.0,
+        "weight_decay": 0.01,
+        "adam_scale": 0.3,
+    }
+    config.schedule = {
+        "name": "wsd",
+        "peak": 0.02,
+        "warmup_steps": 20,
+        "decay_fraction": 0.5,
+        "end_fraction": 0.0,
+    }
+    config.train.log_every = 50
+    config.train.eval_every = 200
+    config.checkpoint.every = 200
+    config.sampling.every = 200
+    return config
