@@ -228,6 +228,37 @@ def utilisation(flops: float, seconds: float, n_devices: int, peak: float | None
     return flops / (seconds * n_devices * peak)
 
 
+def environment(**more: Any) -> dict[str, Any]:
+    """Describe hardware, software and command of this process, for a run's `environment.json`.
+
+    Args:
+        more: further entries, such as n_params.
+    """
+    import importlib.metadata
+    import platform
+    import re
+    import sys
+
+    import jax
+
+    secret = re.compile(r"((?:api_?key|_token|secret|password)=)\S+", re.IGNORECASE)
+
+    packages = ("jax-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        **more,
+        "device_kind": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "platform": platform.platform(terse=True),
+        "command": secret.sub(r"\1***", " ".join(sys.argv)),
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
 def _wait(outputs: Any) -> None:
     """Block until the devices have made the outputs."""
     import jax

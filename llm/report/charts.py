@@ -205,7 +205,8 @@ def line_chart(
         return ""
     y0, y1 = value_range(lines, levels, zero)
     x_all = [x for line in lines for x in (line.x[0], line.x[-1])]
-    x0 = 0.0 if over_time or min(x_all) < 0.1 * max(x_all) else min(x_all)
+    near = over_time or min(x_all) < 0.6 * max(x_all) or min(x_all) == max(x_all)
+    x0 = 0.0 if near else min(x_all)
     frame = Frame(width, height, x0, max(max(x_all), x0 + 1e-9), y0, y1)
     parts = [
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
@@ -368,13 +369,13 @@ def interval_bar(
     return "".join(parts)
 
 
-def bars(rows: Sequence[tuple[str, float, str]], unit: str = "", width: int = 640) -> str:
+def bars(rows: Sequence[tuple[str, float, str]], width: int = 640, exact: bool = False) -> str:
     """Draw labelled horizontal bars from zero.
 
     Args:
         rows: (label, value, colour) from top to bottom.
-        unit: written after each value.
         width: of the drawing's own coordinates.
+        exact: write whole numbers in full.
     """
     rows = [row for row in rows if math.isfinite(row[1])]
     if not rows:
@@ -387,13 +388,14 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str = "", width: int = 64
     for i, (label, value, colour) in enumerate(rows):
         y = 4 + i * step
         length = max((width - left - 110) * value / top, 1.0)
+        amount = f"{value:,.0f}".replace(",", "\u2009") if exact else number(value)
         parts.append(
             f'<text class="label" x="{left - 10:.1f}" y="{y + 17}" text-anchor="end">'
             f"{escape(label)}</text>"
             f'<rect class="bar" style="--c:var(--{colour})" x="{left:.1f}" y="{y + 3}" rx="3" '
             f'width="{length:.1f}" height="20"/>'
             f'<text class="amount" x="{left + length + 8:.1f}" y="{y + 17}">'
-            f"{number(value)}{escape(unit)}</text>"
+            f"{amount}</text>"
         )
     parts.append("</svg>")
     return "".join(parts)

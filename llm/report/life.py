@@ -129,9 +129,8 @@ def _comparison(runs: Mapping[str, Run]) -> str:
                 continue
             if sections.is_baseline(entry):
                 simple.append((sections.label(entry), metric.value, "e"))
-            else:
-                name = sections.label(entry)
-                models.append((name if stage == "eval" else f"{stage}: {name}", metric.value, "a"))
+            elif stage != "compress":  # which has a table of its own
+                models.append((sections.label(entry), metric.value, "a"))
     if not models or not simple:
         return ""
     if len(models) == 1:
@@ -152,8 +151,7 @@ def _stage(name: str, run: Run, base: Any, known: list[tuple[str, float]]) -> st
     parts += _funnel(run)
     parts += _fertility(run)
     parts += sections.curves(run, name, known if name == "pretrain" else (), small=6)
-    if run.results:
-        parts += sections.results(run.results)
+    parts += sections.compared(run.results) or sections.results(run.results)
     parts += sections.samples(run, shown=3)
     folds = _examples(run)
     folds += page.folded("Configuration", page.configuration(sections.short_config(run.config)))
@@ -187,10 +185,23 @@ def _funnel(run: Run) -> str:
             name = step.get("step") or step.get("name")
             left = step.get("out", step.get("documents", step.get("kept")))
             if name and isinstance(left, int | float):
-                rows.append((str(name), float(left), "c1"))
+                rows.append((str(name).replace("_", " "), float(left), "c1"))
     if not rows:
         return ""
-    return page.panel("Documents left after each step", charts.bars(rows, width=900))
+    drawing = charts.bars(rows, width=900, exact=True)
+    return page.panel("Documents left after each step", drawing) + _planted(run)
+
+
+def _planted(run: Run) -> str:
+    """Tabulate what was planted in a corpus to see whether the cleaning finds it."""
+    rows = []
+    for name, found in run.artifacts.get("funnel", {}).get("planted", {}).items():
+        if isinstance(found, Mapping) and "recall" in found:
+            counts = [page.show(found.get(key, "")) for key in ("positives", "hits")]
+            shares = [number(float(found[key]), 3) for key in ("recall", "precision")]
+            rows.append([escape(name), *counts, *shares])
+    head = ["planted to check the cleaning", "there", "found", "recall", "precision"]
+    return page.table(head, rows, (1, 2, 3, 4))
 
 
 def _fertility(run: Run) -> str:
@@ -214,7 +225,9 @@ def _examples(run: Run, most: int = 3) -> str:
     for entry in run.results:
         items = [i for i in entry.get("items", [])[:most] if isinstance(i, Mapping)]
         body = "".join(_example(item) for item in items)
-        out += page.folded(f"Examples: {entry['task']}", body, f"{len(items)} of {entry.get('n')}")
+        out += page.folded(
+            f"Examples: {sections.label(entry)}", body, f"{len(items)} of {entry.get('n')}"
+        )
     return out
 
 

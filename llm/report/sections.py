@@ -224,6 +224,25 @@ def results(entries: Sequence[Mapping[str, Any]], title_column: str = "task") ->
     )
 
 
+def compared(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return variants that share their metrics as one table, a row each; "" for other results."""
+    names = [tuple(entry["metrics"]) for entry in entries]
+    if len(entries) < 2 or len(set(names)) > 1 or len(names[0]) < 2:
+        return ""
+    rows = []
+    for entry in entries:
+        cells = [f"<b>{escape(label(entry))}</b>"]
+        for name in names[0]:
+            found = _metric(entry["metrics"][name])
+            text = number(found.value) if found else "–"
+            if found and found.low is not None:
+                text += f' <span class="no">± {number(found.value - found.low, 2)}</span>'
+            cells.append(text)
+        rows.append(cells)
+    head = ["variant", *(name.replace("_", " ") for name in names[0])]
+    return page.table(head, rows, tuple(range(1, len(head))))
+
+
 class Metric(NamedTuple):
     """A value of a results file with what is known of its uncertainty."""
 

@@ -171,6 +171,18 @@ def test_timer_waits_for_real_arrays():
     assert timer.seconds_per_step() > 0
 
 
+def test_environment_describes_this_process(monkeypatch):
+    import jax
+
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", "--config.x.api_key=abc", "--config.n=1"])
+
+    found = profile.environment(n_params=7)
+    assert found["n_params"] == 7
+    assert found["command"] == "pretrain.py --config.x.api_key=*** --config.n=1"
+    assert found["devices"] == jax.device_count()
+    assert found["versions"]["jax"] == jax.__version__
+
+
 def test_arithmetic_needs_no_jax():
     code = "import sys, llm.core.profile; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
