@@ -179,16 +179,20 @@ class LanguageModel:
             )
         return ids
 
-    def save(self, directory: Any, format: str = "native") -> None:
+    def save(self, directory: Any, format: str = "native", kind: str = "") -> None:
         """Write the model as "native" (for `llm.load` and training), "hf" or "gguf".
+
+        Args:
+            directory: a new folder; for GGUF also the name of a .gguf file.
+            kind: of the numbers in GGUF: F32, F16, BF16, Q8_0, Q4_0 or Q4_1; "" loses nothing.
 
         Raises:
             ConfigError: an unknown format, or one that cannot hold this model.
             StorageError: the folder cannot be written.
         """
-        from llm.generate import loading
+        from llm.generate import saving
 
-        loading.save(self, directory, format)
+        saving.save(self, directory, format, kind)
 
     def _need_tokenizer(self) -> Any:
         if self.tokenizer is None:

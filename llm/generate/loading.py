@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open models from the places they come from, and write them back."""
+"""Open models from the places they come from."""
 
 import dataclasses
-import json
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from llm import files
-from llm.core.config import choose
 from llm.core.sharding import (
     ACTIVATION_RULES,
     PARAMETER_RULES,
@@ -45,6 +44,9 @@ def load(source: Any, dtype: str, step: int | None, mesh: Any) -> LanguageModel:
         return _load_gguf(place, dtype, mesh)
     place, step = _find_run(place, step)
     if not (place / "config.json").exists():
+        if len(single := sorted(place.glob("*.gguf"))) == 1:
+            _no_step(step, place)
+            return _load_gguf(single[0], dtype, mesh)
         raise ConfigError(f"{place} holds no config.json.", f"A model is {SOURCES}.")
     settings = files.read_json(place / "config.json")
     if isinstance(settings, dict) and "model" in settings:
@@ -117,9 +119,14 @@ def _load_run(
 
 
 def _load_hf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
-    from llm.models import convert
+    from llm.models import convert, hf_config
 
-    config, params = convert.load_hf(place)
+    tensors = convert.open_folder(place)
+    raw = files.read_json(place / "config.json")
+    config = hf_config.read(raw, tensors.shapes)
+    params = convert.import_tensors(
+        tensors, config, raw["model_type"], dtype, _placer(config, mesh)
+    )
     tokenizer = None
     if (place / "tokenizer.json").exists() or list(place.glob("*.model")):
         tokenizer = _tokenizer(place)
@@ -130,10 +137,38 @@ def _load_hf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
 def _load_gguf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
     from llm.models import gguf
 
-    config, params, found = gguf.load(place)
-    tokenizer = None if found is None else _gguf_tokenizer(found)
-    starts = found is not None and found.adds_start
+    file = gguf.open_file(place)
+    beside = place.parent / "tokenizer.json"
+    vocabulary = None if beside.exists() else gguf.read_vocabulary(file, place.name)
+    config = gguf.read_config(file)
+    params = gguf.read_parameters(file, config, dtype, _placer(config, mesh))
+    tokenizer, starts = None, False
+    if beside.exists():
+        tokenizer, starts = _tokenizer(place.parent), _adds_start(place.parent)
+    elif vocabulary is not None:
+        tokenizer, starts = _from_vocabulary(vocabulary), vocabulary.adds_start
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, config, "", place)
     return assemble(config, params, tokenizer, dtype, mesh, str(place), starts)
+
+
+def _from_vocabulary(vocabulary: Any) -> Any:
+    """Open a tokenizer given as the JSON files of a Hugging Face folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_json(f"{folder}/tokenizer.json", vocabulary.file)
+        files.write_json(f"{folder}/tokenizer_config.json", vocabulary.settings)
+        return _tokenizer(folder)
+
+
+def _placer(config: TransformerConfig, mesh: Any) -> Callable[[str, Any], Any] | None:
+    """Return what puts one finished parameter onto the mesh; None without a mesh."""
+    if mesh is None:
+        return None
+    shardings = flatten(
+        _shardings(parameter_shapes(Transformer(config)), mesh),
+        is_leaf=lambda x: isinstance(x, jax.sharding.Sharding),
+    )
+    return lambda name, leaf: jax.device_put(leaf, shardings[name])
 
 
 def assemble(
@@ -252,63 +287,3 @@ def _adds_start(place: Any) -> bool:
 
     model = tokenizers.Tokenizer.from_str((place / "tokenizer.json").read_text(encoding="utf-8"))
     return len(model.encode("a").ids) > len(model.encode("a", add_special_tokens=False).ids)
-
-
-def _gguf_tokenizer(found: Any) -> Any:
-    from llm.tokenizers import base, huggingface
-
-    codec = huggingface.codec({huggingface.TOKENIZER_FILE: json.dumps(found.file).encode("utf-8")})
-    return base.Tokenizer(
-        codec,
-        found.special_tokens,
-        pad_id=found.pad_id,
-        bos_id=found.bos_id,
-        eos_id=found.eos_id,
-        stop_ids=found.stop_ids,
-        chat_template=found.chat_template,
-    )
-
-
-def save(model: LanguageModel, directory: Any, format: str) -> None:
-    """Write a model; see `LanguageModel.save`."""
-    choose(format, FORMATS, "format")(model, files.path(directory))
-
-
-def _save_native(lm: LanguageModel, place: Any) -> None:
-    from llm.core import checkpoint
-
-    if checkpoint.has_checkpoints(place / "checkpoints"):
-        raise ConfigError(
-            f"{place} already holds checkpoints.", "Save to a new folder, or remove the old one."
-        )
-    extra = {} if lm.tokenizer is None else {"tokenizer_hash": lm.tokenizer.hash}
-    if lm.tokenizer is not None:
-        lm.tokenizer.save(place / "tokenizer")
-    with checkpoint.Checkpointer(place / "checkpoints", asynchronous=False) as writer:
-        writer.save(lm.step or 0, {"params": lm.params}, extra)
-    settings = {
-        "model": dataclasses.asdict(lm.config),
-        "generate": {"starts_texts": lm.starts_texts},
-    }
-    files.write_json(place / "config.json", settings)
-
-
-def _save_hf(lm: LanguageModel, place: Any) -> None:
-    from llm.models import convert
-
-    convert.save_hf(lm.config, lm.params, place)
-    if lm.tokenizer is not None:
-        lm.tokenizer.save(place)
-
-
-def _save_gguf(lm: LanguageModel, place: Any) -> None:
-    from llm.models import gguf
-
-    gguf.save(lm.config, lm.params, lm.tokenizer, place)
-
-
-FORMATS: dict[str, Callable[[LanguageModel, Any], None]] = {
-    "native": _save_native,
-    "hf": _save_hf,
-    "gguf": _save_gguf,
-}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write models in this project's format, Hugging Face's or GGUF."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from llm import files
+from llm.core.config import choose
+from llm.errors import ConfigError
+from llm.generate.language_model import LanguageModel
+
+
+def save(lm: LanguageModel, directory: Any, format: str, kind: str) -> None:
+    """Write a model; see `LanguageModel.save`."""
+    choose(format, FORMATS, "format")(lm, files.path(directory), kind)
+
+
+def _native(lm: LanguageModel, place: Any, kind: str) -> None:
+    from llm.core import checkpoint
+
+    _no_kind(kind)
+    if checkpoint.has_checkpoints(place / "checkpoints"):
+        raise ConfigError(
+            f"{place} already holds checkpoints.", "Save to a new folder, or remove the old one."
+        )
+    extra = {} if lm.tokenizer is None else {"tokenizer_hash": lm.tokenizer.hash}
+    if lm.tokenizer is not None:
+        lm.tokenizer.save(place / "tokenizer")
+    with checkpoint.Checkpointer(place / "checkpoints", asynchronous=False) as writer:
+        writer.save(lm.step or 0, {"params": lm.params}, extra)
+    settings = {
+        "model": dataclasses.asdict(lm.config),
+        "generate": {"starts_texts": lm.starts_texts},
+    }
+    files.write_json(place / "config.json", settings)
+
+
+def _huggingface(lm: LanguageModel, place: Any, kind: str) -> None:
+    from llm.models import convert, gguf_tokenizer
+
+    _no_kind(kind)
+    convert.save_hf(lm.config, lm.params, place)
+    if lm.tokenizer is None:
+        return
+    lm.tokenizer.save(place)  # what this project opens
+    if (place / "tokenizer.json").exists():
+        return
+    # For transformers: the same tokens in its own format, by way of GGUF's description of them.
+    try:
+        metadata = gguf_tokenizer.write(lm.tokenizer, lm.config.vocab_size)
+    except ConfigError:
+        return  # a kind that transformers has no format for
+    vocabulary = gguf_tokenizer.read(metadata, str(place))
+    assert vocabulary is not None
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": lm.starts_texts,
+        "clean_up_tokenization_spaces": False,
+        **vocabulary.settings,
+    }
+    files.write_json(place / "tokenizer.json", vocabulary.file)
+    files.write_json(place / "tokenizer_config.json", settings)
+
+
+def _gguf(lm: LanguageModel, place: Any, kind: str) -> None:
+    from llm.models import gguf
+
+    file = place if place.suffix == ".gguf" else place / "model.gguf"
+    gguf.save(lm.config, lm.params, file, lm.tokenizer, kind, lm.starts_texts)
+
+
+def _no_kind(kind: str) -> None:
+    if kind:
+        raise ConfigError(f"kind={kind!r} is for GGUF only.", 'Use format="gguf".')
+
+
+FORMATS: dict[str, Callable[[LanguageModel, Any, str], None]] = {
+    "native": _native,
+    "hf": _huggingface,
+    "gguf": _gguf,
+}
