@@ -30,9 +30,11 @@ def get_config():
                 "n_options": 4,
                 "limit": 200,
                 "seed": 0,
-                "context": "{signature}\n\n",
+                # As the documents have it; with chat=True: "What does `{call}` do?"
+                "context": "{name}\n\n{signature}\n\n",
                 "continuation": "{summary}",
-                "score_part": "summary",
+                "vary": "context",
+                "chat": False,
                 "batch_size": 64,
             },
             "ngram_same_tokens": {

@@ -20,6 +20,7 @@ def get_config():
     config = ConfigDict()
     config.model = "runs/int8"  # what llm.load takes
     config.dtype = "float32"
+    config.weights = "float"  # or "integers": a compressed model's, for less memory
     config.serve = ConfigDict(
         {
             "model_name": "",  # "" is the last part of config.model

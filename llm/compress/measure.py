@@ -21,15 +21,21 @@ from llm.models.transformer import Transformer
 
 
 def runnable(lm: LanguageModel, params: Any, dtype: str) -> LanguageModel:
-    """Return the language model with other parameters, quantised or not, computing in `dtype`.
+    """Return the language model with a variant's parameters, computing in `dtype`.
 
-    Quantised parameters stay integers in memory; each layer's are turned into weights as it runs.
+    Integers become the weights they stand for: what a model that reads them in place computes
+    (see `llm.models.quant`), by the program that the original has compiled already.
     """
+    weights = cast(quant.dequantize(params, dtype), dtype)
+    if dtype == lm.config.dtype:
+        return dataclasses.replace(lm, params=weights)
     config = for_inference(lm.config, dtype)
-    ready = jax.tree.map(jnp.asarray, quant.unpack(params))
-    if not quant.any_quantized(params):
-        ready = cast(params, dtype)
-    return dataclasses.replace(lm, config=config, model=Transformer(config), params=ready)
+    return dataclasses.replace(lm, config=config, model=Transformer(config), params=weights)
+
+
+def memory_bytes(params: Any) -> int:
+    """Return the bytes of a variant's parameters as a model holds them: 4-bit ones as int8."""
+    return size_bytes(quant.unpack(params))
 
 
 def disk_bytes(params: Any, folder: str) -> int:
@@ -104,7 +110,7 @@ def measure(
     reference: np.ndarray,
     length: int,
 ) -> dict[str, Any]:
-    """Return the quality metrics of a variant beside the original.
+    """Return the quality of a variant beside the original.
 
     Args:
         lm: the original.
@@ -122,5 +128,4 @@ def measure(
         "bits_per_byte_change": statistics.ratio(mine - reference, n_bytes).metric(),
         "top1_agreement": same.metric(),
         "kl_bits_per_token": diverged.metric(),
-        "bytes_in_memory": {"value": size_bytes(other.params), "stderr": 0.0},
     }

@@ -55,6 +55,7 @@ def run(config: Any, workdir: str) -> list[dict[str, Any]]:
         tree, dtype = variant(lm, axes, **options)
         other = measure.runnable(lm, tree, dtype)
         metrics = measure.measure(lm, other, chosen, reference, length)
+        metrics["bytes_in_memory"] = {"value": measure.memory_bytes(tree), "stderr": 0.0}
         metrics["bytes_on_disk"] = {"value": measure.disk_bytes(tree, _made(target)), "stderr": 0.0}
         found.append({"task": name, "kind": "compression", "n": len(chosen), "metrics": metrics})
         if name == config.keep:
@@ -178,7 +179,8 @@ def show(title: str, found: Sequence[Mapping[str, Any]]) -> None:
     headings = ("variant", "bits/byte", "change", "same top token", "KL bits", "memory", "disk")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "variant" else "right")
-    for entry in found:
+    by_size = sorted(found, key=lambda entry: -entry["metrics"]["bytes_in_memory"]["value"])
+    for entry in by_size:
         metrics = entry["metrics"]
         shown = [
             f"{metrics[name]['value']:{form}} ± {metrics[name]['stderr']:.2g}"

@@ -4,6 +4,7 @@
 import gzip
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,22 +99,33 @@ def read_items(
     ]
 
 
+class Function(NamedTuple):
+    """A documented function: "def f(x)", "package.module.f(x)", "package.module.f", and what it
+    does, in a sentence.
+    """
+
+    signature: str
+    call: str
+    name: str
+    summary: str
+
+
 def describe_functions(
     documents: Iterable[Mapping[str, Any]], n_options: int = 4, limit: int = 0, seed: int = 0
-) -> list[dict[str, Any]]:
+) -> list[tuple[list[Function], int]]:
     """Ask which function a summary describes, from documents with signature and summary.
 
-    Functions are told apart by signature and by summary: each of them is used once, and the wrong
-    options come from other functions of the same documents.
+    Each function is asked about once, and the wrong options are other functions of the same
+    documents.
 
     Args:
         documents: their `meta` holds "signature" and "summary" where they are docstrings.
-        n_options: signatures per question.
+        n_options: functions per question.
         limit: questions at most; 0 for one per function.
         seed: of the order, the wrong options and the place of the right one.
 
     Returns:
-        Records {"summary", "signatures", "gold"}.
+        Questions (options, number of the right one).
 
     Raises:
         DataError: fewer functions than options.
@@ -134,74 +146,72 @@ def describe_functions(
         wrong = [other + (other >= right) for other in others]
         gold = generator.randrange(n_options)
         chosen = [*wrong[:gold], right, *wrong[gold:]]
-        questions.append(
-            {
-                "summary": functions[right][1],
-                "signatures": [functions[index][0] for index in chosen],
-                "gold": gold,
-            }
-        )
+        questions.append(([functions[index] for index in chosen], gold))
     return questions
 
 
-def distinct_functions(documents: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (signature, summary) of documents that have both, neither occurring twice."""
-    signatures: set[str] = set()
-    summaries: set[str] = set()
+def distinct_functions(documents: Iterable[Mapping[str, Any]]) -> list[Function]:
+    """Return the functions of documents, no signature, name or summary occurring twice."""
+    seen: set[str] = set()
     functions = []
     for document in documents:
-        meta = document.get("meta") or {}
-        signature = str(meta.get("signature") or "").strip()
-        summary = str(meta.get("summary") or "").strip()
-        fresh = signature not in signatures and summary.lower() not in summaries
-        if signature and summary and fresh:
-            signatures.add(signature)
-            summaries.add(summary.lower())
-            functions.append((signature, summary))
+        found = function_of(document.get("meta") or {})
+        if not found.signature or not found.summary:
+            continue
+        keys = {found.signature, f"name {found.name}", f"summary {found.summary.lower()}"}
+        if not keys & seen:
+            seen |= keys
+            functions.append(found)
     return functions
 
 
+def function_of(meta: Mapping[str, Any]) -> Function:
+    """Read a document's meta; fields it lacks are empty."""
+    signature = str(meta.get("signature") or "").strip()
+    qualified = str(meta.get("qualname") or "")
+    head, bracket, rest = re.sub(r"^(async )?(def|class) ", "", signature).partition("(")
+    if qualified.endswith(head):
+        head = f"{meta.get('module', '')}.{qualified}".lstrip(".")
+    call = head + bracket + rest
+    call = call if len(call) <= 160 else call[:157] + "..."
+    return Function(signature, call, head, str(meta.get("summary") or "").strip())
+
+
 def function_items(
-    questions: Sequence[Mapping[str, Any]],
+    questions: Sequence[tuple[Sequence[Function], int]],
     context: str,
     continuation: str,
-    score: str = "summary",
+    vary: str = "context",
 ) -> list[Item]:
     """Write function questions as scored pairs.
 
     Args:
         questions: of `describe_functions`.
-        context, continuation: templates with {signature} and {summary}.
-        score: "summary" writes each signature into the context and scores the one summary after
-            it (a text's own order, and no option is favoured for being likely by itself);
-            "signature" scores each signature after the summary.
+        context, continuation: templates with {signature}, {call}, {name} and {summary}.
+        vary: "context" writes each option into the context and scores the one continuation after
+            it (no option is favoured for being likely by itself); "continuation" scores each
+            option after the same context.
 
     Raises:
         DataError: a template lacks the field that has to vary.
     """
-    varied = context if score == "summary" else continuation
-    if "{signature}" not in varied:
+    varied, fixed = (context, continuation) if vary == "context" else (continuation, context)
+    if not any(f"{{{field}}}" in varied for field in ("signature", "call", "name")):
         raise DataError(
-            f"The template {varied!r} lacks {{signature}}.",
-            f'With score="{score}" each option is written there.',
+            f"The template {varied!r} names no function.",
+            f'With vary="{vary}" write {{signature}}, {{call}} or {{name}} there.',
         )
     items = []
-    for question in questions:
-        pairs, texts = [], []
-        for signature in question["signatures"]:
-            values = {"{signature}": signature, "{summary}": question["summary"]}
-            pairs.append((_fill(context, values), _fill(continuation, values)))
-            texts.append(signature if score == "signature" else question["summary"])
-        items.append(Item(tuple(pairs), tuple(texts), int(question["gold"])))
+    for options, gold in questions:
+        same = _fill(fixed, options[gold])
+        texts = [_fill(varied, option) for option in options]
+        pairs = [(text, same) if vary == "context" else (same, text) for text in texts]
+        shown = [same] * len(texts) if vary == "context" else texts
+        items.append(Item(tuple(pairs), tuple(shown), gold))
     return items
 
 
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    """Replace the fields at one go, so that a value's own braces stay text."""
-    parts = []
-    rest = template
-    while rest:
-        at, name = min(((rest.find(n), n) for n in values if n in rest), default=(len(rest), ""))
-        parts.append(rest[:at] + values.get(name, ""))
-        rest = rest[at + len(name) :]
-    return "".join(parts)
+def _fill(template: str, function: Function) -> str:
+    """Write a function's fields into a template; braces in the values stay text."""
+    fields = function._asdict()
+    return re.sub(r"\{(\w+)\}", lambda m: fields.get(m.group(1), m.group(0)), template)

@@ -10,6 +10,7 @@ from llm.core import statistics
 from llm.errors import ConfigError
 from llm.eval import items as questions
 from llm.eval.perplexity import batches
+from llm.generate import scoring
 
 
 def evaluate(
@@ -42,9 +43,10 @@ def evaluate_functions(
     n_options: int = 4,
     limit: int = 200,
     seed: int = 0,
-    context: str = "{signature}\n\n",
+    context: str = "{name}\n\n{signature}\n\n",
     continuation: str = "{summary}",
-    score_part: str = "summary",
+    vary: str = "context",
+    chat: bool = False,
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Ask "which function does this describe?" about documents the model was not trained on.
@@ -53,36 +55,56 @@ def evaluate_functions(
         lm: a language model with `loglikelihood`.
         documents: a corpus with docstring documents.
         split: of the corpus.
-        n_options: signatures per question.
+        n_options: functions per question.
         limit: questions at most; 0 for all.
         seed: of the questions.
-        context, continuation: templates with {signature} and {summary}; write them as the model
-            saw such text in training.
-        score_part: "summary" or "signature", which of the two is scored.
+        context, continuation, vary: see `items.function_items`; write them as the model saw such
+            text in training.
+        chat: put the context to the model as a user's message, and the continuation as its answer.
         batch_size: pairs handed to the model at a time.
     """
-    if score_part not in ("summary", "signature"):
-        raise ConfigError(f"score_part={score_part!r} is not known.", "Use summary or signature.")
+    if vary not in ("context", "continuation"):
+        raise ConfigError(f"vary={vary!r} is not known.", "Use context or continuation.")
     from llm.text.records import read_documents
 
     found = questions.describe_functions(
         read_documents(documents, split or None), n_options, limit, seed
     )
-    items = questions.function_items(found, context, continuation, score_part)
-    result = score(lm, items, batch_size)
-    for record, question in zip(result["items"], found, strict=True):
-        record["question"] = question["summary"]
-        record["options"] = question["signatures"]
+    items = questions.function_items(found, context, continuation, vary)
+    result = score(lm, items, batch_size, chat)
+    for record, (options, gold) in zip(result["items"], found, strict=True):
+        record["question"] = options[gold].summary
+        record["options"] = [option.signature for option in options]
     return result
 
 
-def score(lm: Any, items: Sequence[questions.Item], batch_size: int = 64) -> dict[str, Any]:
-    """Score items with the model."""
+def score(
+    lm: Any, items: Sequence[questions.Item], batch_size: int = 64, chat: bool = False
+) -> dict[str, Any]:
+    """Score items with the model, as plain text or as answers in a chat."""
     pairs = [pair for item in items for pair in item.pairs]
     scores: list[float] = []
     for batch in batches(pairs, batch_size):
-        scores.extend(float(one[0]) for one in lm.loglikelihood(batch))
+        found = answers(lm, batch) if chat else lm.loglikelihood(batch)
+        scores.extend(float(one[0]) for one in found)
     return metrics(items, scores)
+
+
+def answers(lm: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+    """Score what an assistant would say, end of turn included, to each (message, answer)."""
+    windows = []
+    for message, answer in pairs:
+        question = [{"role": "user", "content": message}]
+        prompt = lm.encode_prompt(question)
+        whole = lm.tokenizer.encode_chat([*question, {"role": "assistant", "content": answer}])[0]
+        if whole[: len(prompt)] != prompt:
+            raise ConfigError(
+                "The chat template does not continue its own generation prompt.",
+                "Set chat=False for this model.",
+            )
+        windows.append(scoring.Window(prompt, whole[len(prompt) :]))
+    scored = scoring.score(lm.model, lm.params, windows, lm.mesh)
+    return [(one.logprob, one.is_greedy) for one in scored]
 
 
 def metrics(items: Sequence[questions.Item], loglikelihoods: Sequence[float]) -> dict[str, Any]:

@@ -12,7 +12,10 @@ import uvicorn
 from llm import files
 from llm.core import config as configs
 from llm.errors import ConfigError, StorageError
+from llm.generate import decode
 from llm.generate.decode import Request
+from llm.generate.language_model import LanguageModel, load
+from llm.generate.stored import keep_integers
 from llm.serve import settings as server_settings
 from llm.serve.api import Service, create_app
 from llm.serve.settings import Settings
@@ -22,19 +25,18 @@ def run(config: Any, workdir: str) -> None:
     """Serve a model until SIGTERM or Ctrl-C, then let running generations end.
 
     Args:
-        config: `model` (what `llm.load` takes), `dtype`, and `serve` (see `settings.check`).
+        config: `model` (what `llm.load` takes), `dtype`, `weights` (see `open_model`), and
+            `serve` (see `settings.check`).
         workdir: receives server.json {"host", "port", "pid", "model"} once requests are taken;
             it is removed at the end.
 
     Raises:
         ConfigError: a wrong setting, a model without a tokenizer, or an address in use.
     """
-    from llm.generate.language_model import load
-
     section = configs.bind(server_settings.check, config.serve, "serve")
     section["model_name"] = section.get("model_name") or Path(str(config.model)).name
     settings = server_settings.check(**section)
-    lm = load(config.model, dtype=config.dtype)
+    lm = open_model(str(config.model), config.dtype, config.weights)
     if lm.tokenizer is None:
         raise ConfigError(
             f"{config.model} has no tokenizer.", "Put its tokenizer/ folder beside the model."
@@ -44,10 +46,22 @@ def run(config: Any, workdir: str) -> None:
     serve(app, settings, workdir)
 
 
+def open_model(source: str, dtype: str, weights: str) -> LanguageModel:
+    """Load a model.
+
+    Args:
+        source, dtype: of `llm.load`.
+        weights: "float" makes quantised weights floating-point once; "integers" keeps them, for
+            less memory and more work per token.
+    """
+    choices = ("float", "integers")
+    configs.choose(weights, dict.fromkeys(choices), "config.weights")
+    lm = load(source, dtype=dtype)
+    return keep_integers(lm, source) if weights == "integers" else lm
+
+
 def warm_up(lm: Any) -> None:
     """Compile the programs of a short request, so that the first client does not wait."""
-    from llm.generate import decode
-
     start = lm.encode_prompt("")
     list(decode.stream(lm.model, lm.params, lm.tokenizer, Request(start, 2), lm.mesh))
 

@@ -137,7 +137,12 @@ def functions(n):
     return [
         {
             "text": "",
-            "meta": {"signature": f"def f{i}({{summary}})", "summary": f"Return the {i}th thing."},
+            "meta": {
+                "signature": f"def f{i}({{summary}})",
+                "summary": f"Return the {i}th thing.",
+                "module": "pack.age",
+                "qualname": f"Class.f{i}",
+            },
         }
         for i in range(n)
     ]
@@ -148,21 +153,31 @@ def test_function_questions_are_fair_and_seeded():
     asked = items.describe_functions(documents, n_options=4, seed=5)
     assert len(asked) == 40 and asked == items.describe_functions(documents, 4, seed=5)
     assert asked != items.describe_functions(documents, 4, seed=6)
-    for question in asked:
-        number = question["summary"].split()[2].removesuffix("th")
-        right = question["signatures"][question["gold"]]
-        assert right.startswith(f"def f{number}(")
-        assert len(set(question["signatures"])) == 4
-    places = np.bincount([q["gold"] for q in asked], minlength=4)
+    assert len({options[gold] for options, gold in asked}) == 40
+    assert all(len(set(options)) == 4 for options, _ in asked)
+    places = np.bincount([gold for _, gold in asked], minlength=4)
     assert places.min() >= 3
-    made = items.function_items(asked, "{signature}\n", "{summary}!")
-    assert made[0].pairs[0] == (asked[0]["signatures"][0] + "\n", asked[0]["summary"] + "!")
-    other = items.function_items(asked, "{summary}:", " {signature}", "signature")
-    assert other[0].pairs[1] == (asked[0]["summary"] + ":", " " + asked[0]["signatures"][1])
-    with pytest.raises(DataError, match="signature"):
-        items.function_items(asked, "{summary}", "{signature}", "summary")
     with pytest.raises(DataError, match="Only 3"):
         items.describe_functions(functions(3), n_options=4)
+
+
+def test_function_items_fill_their_templates():
+    asked = items.describe_functions(functions(9), n_options=3, limit=2, seed=1)
+    (options, gold), _ = asked
+    one = options[0]
+    assert one.call == f"pack.age.Class.{one.signature.removeprefix('def ')}"
+    assert one.call.startswith(one.name + "(")
+    made = items.function_items(asked, "{name} {signature}{x}\n", "{summary}!")
+    assert made[0].pairs[0] == (
+        f"{one.name} {one.signature}{{x}}\n",
+        options[gold].summary + "!",
+    )
+    assert made[0].gold == gold and len(made) == 2
+    other = items.function_items(asked, "{summary}:", " {call}", "continuation")
+    assert other[0].pairs[0] == (options[gold].summary + ":", " " + one.call)
+    assert other[0].texts[0] == " " + one.call
+    with pytest.raises(DataError, match="names no function"):
+        items.function_items(asked, "{summary}", "{signature}")
 
 
 def test_which_function_runs(make_lm, tmp_path):
@@ -174,8 +189,8 @@ def test_which_function_runs(make_lm, tmp_path):
     first = np.mean([record["gold"] == 0 for record in result["items"]])
     assert result["metrics"]["acc"]["value"] == first
     assert result["metrics"]["acc"]["chance"] == 0.25
-    with pytest.raises(ConfigError, match="score_part"):
-        multiple_choice.evaluate_functions(make_lm(), documents=str(tmp_path), score_part="both")
+    with pytest.raises(ConfigError, match="vary"):
+        multiple_choice.evaluate_functions(make_lm(), documents=str(tmp_path), vary="both")
 
 
 @pytest.mark.parametrize(

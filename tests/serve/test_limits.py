@@ -175,7 +175,7 @@ def test_the_stage_serves_and_drains_on_sigterm(lm, tmp_path):
         "import ml_collections, sys\n"
         "from llm.serve.stage import run\n"
         "config = ml_collections.ConfigDict({'model': sys.argv[1], 'dtype': 'float32',\n"
-        "    'serve': {'port': 0, 'model_name': 'tiny'}})\n"
+        "    'weights': 'float', 'serve': {'port': 0, 'model_name': 'tiny'}})\n"
         "run(config, sys.argv[2])\n"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path / "model"), str(tmp_path / "run")]
