@@ -202,7 +202,7 @@ def train(config: Any, workdir: str) -> Any:
         model = Transformer(shape)
         objective = configs.resolve_builder(OBJECTIVES[config.objective.name])
         section = configs.bind(objective, config.objective, "objective", given=("model",))
-        return run.train(
+        state = run.train(
             config,
             workdir,
             run.Inputs(
@@ -215,6 +215,18 @@ def train(config: Any, workdir: str) -> Any:
                 origin,
             ),
         )
+        _report(workdir)
+        return state
+
+
+def _report(workdir: str) -> None:
+    """Write the run's page, once all processes have trained."""
+    import jax
+
+    from llm.report.run_report import run_report
+
+    if jax.process_index() == 0:
+        print(f"report: {run_report(workdir)}")
 
 
 def _tokenizer(config: Any, start: Any) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the compress stage: python scripts/compress.py --config=configs/compress/tiny.py --workdir=DIR"""
+"""The compress stage: python scripts/compress.py --config=configs/compress/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the corpus stage: python scripts/corpus.py --config=configs/corpus/tiny.py --workdir=DIR"""
+"""The corpus stage: python scripts/corpus.py --config=configs/corpus/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the eval stage: python scripts/eval.py --config=configs/eval/tiny.py --workdir=DIR"""
+"""The eval stage: python scripts/eval.py --config=configs/eval/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the posttrain stage: python scripts/posttrain.py --config=configs/posttrain/tiny.py --workdir=DIR"""
+"""The posttrain stage: python scripts/posttrain.py --config=configs/posttrain/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

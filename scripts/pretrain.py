@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the pretrain stage: python scripts/pretrain.py --config=configs/pretrain/tiny.py --workdir=DIR"""
+"""The pretrain stage: python scripts/pretrain.py --config=configs/pretrain/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

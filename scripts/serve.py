@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the serve stage: python scripts/serve.py --config=configs/serve/tiny.py --workdir=DIR"""
+"""The serve stage: python scripts/serve.py --config=configs/serve/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the tokenizer stage: python scripts/tokenizer.py --config=configs/tokenizer/tiny.py --workdir=DIR"""
+"""The tokenizer stage: python scripts/tokenizer.py --config=configs/tokenizer/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

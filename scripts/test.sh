@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Check style and types and run the tests: bash scripts/test.sh [--slow] [pytest options]
+# --slow adds the TPU-compiler, real-model, campaign and browser tiers.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" dev
+
+ruff check .
+ruff format --check .
+mypy
+exec python -m pytest "$@"
