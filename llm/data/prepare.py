@@ -186,7 +186,6 @@ PREPARE: dict[str, Callable[..., dict[str, Any]]] = {
     "documents": prepare_documents,
     "chats": prepare_chats,
     "preferences": prepare_preferences,
-    "text": prepare_text,
 }
 
 
@@ -230,13 +229,13 @@ def _source(
 
 
 def _hash_shards(shards: Sequence[Any]) -> str:
-    """Identify files: by the manifest of their folder, else by name, size and time."""
+    """Identify files by their names and the manifest of their folder, else by size and time."""
     for place in shards:
         if not place.exists():
             raise DataError(f"{place} does not exist.", "Check data.path.")
     manifest = shards[0].parent / "manifest.json"
     if manifest.exists():
-        return files.hash_file(manifest)
+        return files.hash_json([files.hash_file(manifest), [place.name for place in shards]])
     stats = [(place.name, place.stat()) for place in shards]
     return files.hash_json([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
 

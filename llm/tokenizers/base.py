@@ -42,8 +42,8 @@ class Codec(NamedTuple):
     piece: id -> what it stands for, for people to read.
     files: file name -> content, all that is needed to build the codec again.
     fallback_ids: ids that stand for single bytes of characters the vocabulary lacks.
-    encode_rendered: a rendered chat -> (ids, first character of each id), where the codec has its
-        own way to find special tokens; None: the text is cut at special tokens.
+    encode_rendered: a rendered chat -> (ids, [start, end) characters of each id), where the codec
+        has its own way to find special tokens; None: the text is cut at special tokens.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Codec(NamedTuple):
     piece: Callable[[int], str]
     files: dict[str, bytes]
     fallback_ids: frozenset[int] = frozenset()
-    encode_rendered: Callable[[str], tuple[list[int], list[int]]] | None = None
+    encode_rendered: Callable[[str], tuple[list[int], list[tuple[int, int]]]] | None = None
 
 
 class Tokenizer:
@@ -154,14 +154,17 @@ class Tokenizer:
             add_generation_prompt,
         )
         if self.codec.encode_rendered is None or marked.hidden:
-            ids, starts = self._encode_parts(marked)
+            ids, places = self._encode_parts(marked)
         else:
-            ids, starts = self.codec.encode_rendered(marked.text)
-        spans = marked.spans
-        weights = [float(any(low <= start < high for low, high in spans)) for start in starts]
+            ids, places = self.codec.encode_rendered(marked.text)
+        # A token that reaches over the edge of a span belongs to it.
+        weights = [
+            float(any(start < high and end > low for low, high in marked.spans))
+            for start, end in places
+        ]
         return ids, weights
 
-    def _encode_parts(self, marked: chat.Marked) -> tuple[list[int], list[int]]:
+    def _encode_parts(self, marked: chat.Marked) -> tuple[list[int], list[tuple[int, int]]]:
         """Encode a rendered chat cut at special tokens and at the ends of weighted spans."""
         cuts = {0, len(marked.text), *(edge for span in marked.spans for edge in span)}
         special_at = {}
@@ -176,12 +179,12 @@ class Tokenizer:
         ]
         encoded = iter(self.encode_batch(plain))
         ids: list[int] = []
-        starts: list[int] = []
-        for low in edges[:-1]:
+        places: list[tuple[int, int]] = []
+        for low, high in itertools.pairwise(edges):
             part = [special_at[low]] if low in special_at else next(encoded)
             ids += part
-            starts += [low] * len(part)
-        return ids, starts
+            places += [(low, high)] * len(part)
+        return ids, places
 
     @functools.cached_property
     def _special_pattern(self) -> re.Pattern[str]:

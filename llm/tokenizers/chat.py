@@ -293,9 +293,11 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, *args: Any, **options: Any) -> Any:
-        text = getattr(obj, "__self__", None)
+        text, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if name in ("format", "format_map"):  # the sandbox wraps these: they have no __self__
+            raise sandbox.SecurityError(f"str.{name} is not allowed")
         if isinstance(text, str):
-            args = _check_method(text, getattr(obj, "__name__", ""), args)
+            args = _check_method(text, name, args)
         return super().call(context, obj, *args, **options)
 
 
@@ -317,9 +319,7 @@ def _limit_concatenation(parent: nodes.Node, wrapped: set[int]) -> None:
 
 def _check_method(text: str, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuse a call of a string method whose result could be huge."""
-    if name in ("format", "format_map", "translate") or (
-        name in _WIDTH_METHODS and any(_too_wide(item) for item in args)
-    ):
+    if name == "translate" or (name in _WIDTH_METHODS and any(_too_wide(item) for item in args)):
         raise sandbox.SecurityError(f"str.{name} is limited")
     if name == "replace" and len(args) > 1:
         _check_size(len(text) + text.count(str(args[0])) * len(str(args[1])))

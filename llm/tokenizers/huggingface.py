@@ -146,9 +146,11 @@ def _encode_batch(model: tokenizers.Tokenizer, texts: Sequence[str]) -> list[lis
     return [item.ids for item in encoded]
 
 
-def _encode_rendered(model: tokenizers.Tokenizer, text: str) -> tuple[list[int], list[int]]:
+def _encode_rendered(
+    model: tokenizers.Tokenizer, text: str
+) -> tuple[list[int], list[tuple[int, int]]]:
     encoded = model.encode(text, add_special_tokens=False)
-    return encoded.ids, [start for start, _ in encoded.offsets]
+    return encoded.ids, encoded.offsets
 
 
 def _decode(model: tokenizers.Tokenizer, ids: Sequence[int]) -> str:
