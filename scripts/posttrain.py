@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The posttrain stage: python scripts/posttrain.py --config=configs/posttrain/tiny.py --workdir=DIR"""
+"""Run: python scripts/posttrain.py --config=configs/posttrain/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 

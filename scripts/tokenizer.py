@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer stage: python scripts/tokenizer.py --config=configs/tokenizer/tiny.py --workdir=DIR"""
+"""Run: python scripts/tokenizer.py --config=configs/tokenizer/tiny.py --workdir=DIR"""
 
 from llm.core import launch
 
