@@ -31,15 +31,30 @@ ROW = {
     "segments": jnp.int32,
     "positions": jnp.int32,
 }
-UNREAD_VOCABULARY = 272  # of the byte tokenizer, when the config's own is not there yet
+UNREAD_VOCABULARY = 272  # of the byte tokenizer; characters are about as many
 
 
 class Assembly(NamedTuple):
-    """A run before it exists."""
+    """A run before it exists.
+
+    Attributes:
+        config: of the model.
+        settings: the train section.
+        length: tokens of a row, on the decoder's side for encoder-decoders.
+        encoder_length: tokens on the encoder's side; 0 without one.
+        chunk: positions whose logits exist at once; 0 for all.
+        layout: mesh and rules.
+        bones: parameter shapes and shardings.
+        where: shapes and shardings of the training state.
+        objective: what to minimise.
+        optimizer: how.
+        batch: shapes of the rows of a step.
+    """
 
     config: TransformerConfig
     settings: run.Settings
     length: int
+    encoder_length: int
     chunk: int
     layout: sharding.Layout
     bones: initial.Skeleton
@@ -94,21 +109,39 @@ def assemble(
         **{key: config.optimizer[key] for key in config.optimizer},
     )
     where = initial.placement(objective, optimizer, bones, layout, ema=settings.ema_decay > 0)
-    length = int(config.data.length)
+    encoder_length, length = row_lengths(config, shape)
     # An objective with a frozen reference compares a chosen and a rejected answer.
     pairs = bool(jax.tree.leaves(where.frozen.objective))
     return Assembly(
         shape,
         settings,
         length,
+        encoder_length,
         int(config.objective.get("chunk", 0) or 0),
         layout,
         bones,
         where,
         objective,
         optimizer,
-        _batch(mesh, settings.batch_size, length, pairs),
+        _batch(mesh, settings.batch_size, length, encoder_length, pairs),
     )
+
+
+def row_lengths(config: Any, shape: TransformerConfig) -> tuple[int, int]:
+    """Return the tokens of a row on the encoder's side (0 without one) and on the other.
+
+    Span corruption splits a row: each hidden span leaves one sentinel on either side, and the
+    decoder's ends with one more (Raffel et al., 2020).
+    """
+    length = int(config.data.length)
+    if shape.architecture != "encoder_decoder":
+        return 0, length
+    noise = config.data.get("corruption", {})
+    if "mean_span" not in noise:
+        return length, length
+    hidden = round(length * noise["rate"])
+    spans = max(1, round(hidden / noise["mean_span"]))
+    return length - hidden + spans, hidden + spans + 1
 
 
 def _mesh(sizes: dict[str, Any], devices: int | list[Any]) -> Any:
@@ -120,13 +153,21 @@ def _mesh(sizes: dict[str, Any], devices: int | list[Any]) -> Any:
     return AbstractMesh(tuple(shape.values()), sharding.MESH_AXES, axis_types=auto)
 
 
-def _batch(mesh: Any, rows: int, length: int, pairs: bool) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(
+    mesh: Any, rows: int, length: int, encoder_length: int, pairs: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
     place = sharding.batch_sharding(mesh, 2)
-    prefixes = ("chosen_", "rejected_") if pairs else ("",)
-    return {
-        prefix + name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
-        for prefix in prefixes
+    fields = {
+        prefix + name: (length, dtype)
+        for prefix in (("chosen_", "rejected_") if pairs else ("",))
         for name, dtype in ROW.items()
+    }
+    if encoder_length:
+        for name in ("tokens", "segments", "positions"):
+            fields[f"encoder_{name}"] = (encoder_length, ROW[name])
+    return {
+        name: jax.ShapeDtypeStruct((rows, size), dtype, sharding=place)
+        for name, (size, dtype) in fields.items()
     }
 
 
@@ -158,7 +199,7 @@ def _inherited(config: Any) -> dict[str, Any]:
 
 def _tokenizer_size(config: Any) -> int:
     path = config.tokenizer.path
-    if not path:
+    if path in ("", "byte", "char"):
         return UNREAD_VOCABULARY
     from llm import tokenizers
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from llm.core import profile
 from llm.core import trees as named_trees
-from llm.errors import ConfigError
 from llm.models import costs
 from llm.models.attention import WHOLE_MATRIX
 from llm.models.config import TransformerConfig
@@ -96,17 +95,18 @@ def work_of(made: Assembly, machine: Topology, c: TransformerConfig | None = Non
     mesh = assembly.parts_of(made)
     sequences = made.settings.batch_size * (2 if made.pairs else 1)
     split = mesh["data"] * mesh["fsdp"] * mesh["expert"]
+    length = max(made.length, made.encoder_length)  # both sides as long as the longer
     trained, _ = made.bones.split(made.bones.shapes)
     placed, _ = made.bones.split(made.bones.shardings)
     return memory.Work(
         rows=sequences / split / made.settings.microbatches,
-        length=made.length / mesh["context"],
-        whole_length=made.length,
+        length=length / mesh["context"],
+        whole_length=length,
         tensor=mesh["tensor"],
         gathered=mesh["fsdp"] > 1,
         microbatches=made.settings.microbatches,
         chunk=made.chunk,
-        stored_matrix=stores_matrix(c, machine.platform, made.length, mesh["context"]),
+        stored_matrix=stores_matrix(c, machine.platform, length, mesh["context"]),
         local_params=memory.tree_count(made.bones.shapes, made.bones.shardings),
         local_trained=memory.tree_count(trained, placed),
         layer_params=_layer_params(made, mesh["expert"]),
@@ -171,57 +171,60 @@ def _sizes(made: Assembly, machine: Topology, slices: int) -> dict[str, Any]:
         "batch_size": made.settings.batch_size,
         "microbatches": made.settings.microbatches,
         "length": made.length,
-        "tokens_per_step": sequences * made.length,
+        "tokens_per_step": sequences * (made.length + made.encoder_length),
         "steps": made.settings.steps,
     }
 
 
-class _Counts(NamedTuple):
-    """Matmul parameters and attention of every token of a row, the encoder's included."""
+class _Row(NamedTuple):
+    """FLOPs of one row, both sides of an encoder-decoder included."""
 
-    active: float
-    frozen: float
-    layers: list[profile.AttentionLayer]
+    training: float
+    forward: float
+    convention: float
+    n_active: float
 
 
-def _counts(made: Assembly) -> _Counts:
+def _row(made: Assembly) -> _Row:
+    """Count a row that real tokens fill."""
     c = made.config
-    active, layers = float(costs.matmul_parameters(c)), costs.attention_layers(c)
-    if c.architecture == "encoder_decoder":  # planned for rows of equal length on both sides
-        encoder = dataclasses.replace(c, architecture="encoder", n_layers=c.n_encoder_layers)
-        active += costs.matmul_parameters(encoder) - c.d_model * c.vocab_size
-        layers = layers + costs.attention_layers(encoder)
-        layers.append(profile.AttentionLayer(c.n_heads, c.head_dim, None, False, c.n_layers))
     total, trained = assembly.counts(made)
-    share = trained / total
-    return _Counts(active * share, active * (1 - share), layers)
+    sides = [(float(costs.matmul_parameters(c)), costs.attention_layers(c), made.length)]
+    cross = 0.0
+    if made.encoder_length:
+        encoder = dataclasses.replace(c, architecture="encoder", n_layers=c.n_encoder_layers)
+        active = float(costs.matmul_parameters(encoder) - c.d_model * c.vocab_size)
+        sides.append((active, costs.attention_layers(encoder), made.encoder_length))
+        pairs = profile.cross_attention_pairs([made.length], [made.encoder_length])
+        cross = 4.0 * c.n_layers * c.n_heads * c.head_dim * pairs
+    training = forward = convention = 0.0
+    for active, layers, length in sides:
+        kept = active * trained / total
+        training += profile.training_flops(kept, layers, [length], n_frozen=active - kept)
+        forward += 2 * active * length + profile.attention_flops(layers, [length])
+        convention += profile.convention_flops(active, layers, length, length)
+    n_active = sum(active for active, _, _ in sides)
+    return _Row(training + 3 * cross, forward + cross, convention + 3 * cross, n_active)
 
 
 def _costs(
     made: Assembly, machine: Topology, work: memory.Work, state_bytes: float
 ) -> dict[str, Any]:
     """Return FLOPs per token by both countings, and the roofline."""
-    c, length = made.config, made.length
-    count = _counts(made)
-    n_active = count.active + count.frozen
-    per_token = (
-        profile.training_flops(count.active, count.layers, [length], n_frozen=count.frozen) / length
-    )
-    forward = 2 * n_active + profile.attention_flops(count.layers, [length]) / length
-    repeated = forward - 2 * c.d_model * c.vocab_size if c.remat == "full" else 0.0
-    reference = forward if made.pairs else 0.0
-    sequences = made.settings.batch_size * (2 if made.pairs else 1)
-    tokens = sequences * length
+    c = made.config
+    row = _row(made)
+    rows = made.settings.batch_size * (2 if made.pairs else 1)
+    tokens = rows * (made.length + made.encoder_length)
+    model = rows * (row.training + (row.forward if made.pairs else 0.0))  # + the frozen reference
+    head = 2 * c.d_model * c.vocab_size * made.length
+    repeated = rows * (row.forward - head) if c.remat == "full" else 0.0
     mesh = assembly.parts_of(made)
     return {
-        "n_active": n_active,
-        "flops_per_token": per_token + reference,
-        "flops_per_token_convention": profile.convention_flops(n_active, count.layers, length),
+        "n_active": round(row.n_active),
+        "flops_per_token": model / tokens,
+        "flops_per_token_convention": rows * row.convention / tokens,
         "roofline": roofline.step_time(
-            roofline.Flops(
-                model=(per_token + reference) * tokens,
-                executed=(per_token + reference + repeated) * tokens,
-            ),
+            roofline.Flops(model=model, executed=model + repeated),
             roofline.traffic(c, work, state_bytes),
             roofline.network(c, work, mesh, assembly.counts(made)[0]),
             machine.device,
@@ -312,18 +315,3 @@ def advice(made: Assembly, machine: Topology, work: memory.Work, held: float) ->
         wanted = machine.n_chips * 2
         return f"Take more chips: --topology={machine.kind}:{nearest_slice(machine.kind, wanted)}"
     return "Take more devices, a shorter data.length or a smaller train.batch_size"
-
-
-def check(found: Mapping[str, Any]) -> None:
-    """Refuse a plan that does not fit.
-
-    Raises:
-        ConfigError: names the bytes needed and there, and what would help.
-    """
-    if found["fits"] is False:
-        sizes = found["bytes_per_chip"]
-        raise ConfigError(
-            f"The run needs {sizes['total'] / 1e9:.1f} GB per chip, {found['topology']} has "
-            f"{sizes['hbm'] / 1e9:.1f} GB.",
-            found["advice"] + ".",
-        )
