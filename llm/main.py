@@ -77,7 +77,12 @@ def plan(config: Any, workdir: str, topology: str, compile: str, json: str) -> A
     from llm.plan import stage
 
     return stage.run(
-        config, workdir, topology=topology, compile=compile == "true", json=json == "true"
+        config,
+        workdir,
+        topology=topology,
+        compile=compile == "true",
+        json=json == "true",
+        objectives=OBJECTIVES,
     )
 
 
