@@ -330,7 +330,6 @@ def _write_bert(c: TransformerConfig) -> Fields:
 
 
 def _read_distilbert(r: Reader) -> Fields:
-    r.get("sinusoidal_pos_embds")  # how the table began; the file holds it either way
     r.expect(tie_word_embeddings=True)
     return {
         **_ENCODER,
@@ -475,12 +474,12 @@ def write(config: TransformerConfig) -> Fields:
     """
     tensors = ["pooler.dense.weight"] if config.pooler else []
     tensors += [] if config.tied_embeddings else ["lm_head.weight"]
-    wanted = _computation(config)
+    wanted = computation(config)
     nearest: tuple[int, str, list[str]] | None = None
     for kind, family in FAMILIES.items():
         raw = {"model_type": kind, "architectures": [family.architecture], **family.write(config)}
         try:
-            found = _computation(read(raw, tensors))
+            found = computation(read(raw, tensors))
         except (ConfigError, ZeroDivisionError):
             continue
         different = sorted(key for key in wanted if wanted[key] != found[key])
@@ -494,7 +493,8 @@ def write(config: TransformerConfig) -> Fields:
     )
 
 
-def _computation(config: TransformerConfig) -> Fields:
+def computation(config: TransformerConfig) -> Fields:
+    """Return the fields that say what the network computes, for comparison."""
     fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in _EXECUTION}
     fields["window_pattern"] = [config.is_local(i) for i in range(config.n_layers)]
     return {k: float(f"{v:.9g}") if isinstance(v, float) else v for k, v in fields.items()}

@@ -28,7 +28,7 @@ summary_activation summary_first_dropout summary_proj_to_labels summary_type
 summary_use_proj directionality pooler_fc_size pooler_num_attention_heads
 pooler_num_fc_layers pooler_size_per_head pooler_type n_ctx n_positions output_past
 dense_act_fn is_gated_act max_window_layers original_max_position_embeddings
-_sliding_window_pattern reorder_and_upcast_attn
+_sliding_window_pattern sinusoidal_pos_embds reorder_and_upcast_attn
 """
 HARMLESS = frozenset(_HARMLESS.split())
 

@@ -123,7 +123,7 @@ _REFUSED = {("dot_product", "softcap"), ("dot_product", "sinks")}
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("backend", ["xla", "dot_product", "chunked"])
-def test_backend_equals_the_float64_reference(backend, name):
+def test_backend_equals_the_float64_reference(backend, name, jit):
     """Values directly; gradients along random directions against central differences."""
     case = CASES[name]
     q, k, v, direction = _arrays(len(name))
@@ -132,7 +132,7 @@ def test_backend_equals_the_float64_reference(backend, name):
             _ask(q, k, v, case, backend)
         return
 
-    @jax.jit
+    @jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
     def run(q, k, v):
         out = _ask(q, k, v, case, backend)
@@ -151,7 +151,7 @@ def test_backend_equals_the_float64_reference(backend, name):
     np.testing.assert_allclose(got, (plus - minus) / (2 * step), rtol=2e-5, atol=1e-4)
 
 
-def test_a_query_without_keys_gets_zeros():
+def test_a_query_without_keys_gets_zeros(jit):
     q, k, v, _ = _arrays(0)
     nowhere = {
         "q_positions": jnp.zeros((B, T), jnp.int32),
@@ -160,12 +160,12 @@ def test_a_query_without_keys_gets_zeros():
         "k_segments": jnp.zeros((B, T), jnp.int32),
     }
     for backend in ("xla", "dot_product", "chunked"):
-        run = jax.jit(functools.partial(att.attention, backend=backend, **nowhere))
+        run = jit(functools.partial(att.attention, backend=backend, **nowhere))
         out = run(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
         np.testing.assert_array_equal(out, 0)
 
 
-def test_keys_of_another_length():
+def test_keys_of_another_length(jit):
     q, _, _, _ = _arrays(0)
     _, k, v, _ = _arrays(1, S=10)
     args = dict(
@@ -175,12 +175,14 @@ def test_keys_of_another_length():
         chunk=4,
     )
     arrays = [jnp.asarray(x, jnp.float32) for x in (q, k, v)]
-    whole = att.attention(*arrays, backend="xla", **args)
-    np.testing.assert_allclose(att.attention(*arrays, backend="chunked", **args), whole, atol=1e-6)
+    whole = jit(functools.partial(att.attention, backend="xla", **args))(*arrays)
+    np.testing.assert_allclose(
+        jit(functools.partial(att.attention, backend="chunked", **args))(*arrays), whole, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["softcap", "packed_window"])
-def test_splash_kernel_arithmetic(name):
+def test_splash_kernel_arithmetic(name, jit):
     """The Pallas kernel, interpreted, agrees with the reference backend at its block size."""
     case, length = CASES[name], 128
     rng = np.random.default_rng(3)
@@ -203,7 +205,7 @@ def test_splash_kernel_arithmetic(name):
         ordered=True,
         chunk=32,
     )
-    got = jax.jit(lambda q, k, v: splash(q, k, v, request, interpret=True))(q, k, v)
+    got = jit(lambda q, k, v: splash(q, k, v, request, interpret=True))(q, k, v)
     np.testing.assert_allclose(got, att.xla(q, k, v, request), atol=2e-5)
 
 
