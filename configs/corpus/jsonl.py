@@ -4,7 +4,7 @@
 Command:  python scripts/corpus.py --config=configs/corpus/jsonl.py \
               --config.source.path='data/*.jsonl.gz' --workdir=runs/my_corpus
 Hardware: any machine; each worker needs one core and memory for one input file's text.
-Cost:     about 2 MB of text per second and core.
+Cost:     about 2 MB of text per second and core, from reading to written shards.
 Expect:   a record is {"text": …} with optional id, source, url, licence, meta. The rules are
           Gopher, C4 without its end-mark rule, and FineWeb, as published; --config.filters.names
           chooses among them.

@@ -2,6 +2,7 @@
 """C4's page and line rules (Raffel et al. 2020), as published and as TFDS codes them."""
 
 import re
+from typing import NamedTuple
 
 from llm.corpus.documents import Document, Drop, Outcome
 from llm.text.views import SENTENCE_END
@@ -44,43 +45,70 @@ def c4(
         no_braces, no_lorem_ipsum: drop pages that hold "{" or "lorem ipsum".
         no_javascript, no_policies: drop lines that speak of JavaScript or of cookie policies.
     """
+    rules = _Rules(
+        tuple(end_marks),
+        require_end_mark,
+        min_words_per_line,
+        max_word_length,
+        no_braces,
+        no_lorem_ipsum,
+        no_javascript,
+        no_policies,
+    )
     results: list[Outcome] = []
     for document in batch:
         text = document["text"]
         if max_chars and len(text) > max_chars:
             results.append(Drop("c4_too_long", len(text), max_chars))
             continue
-        kept: list[str] = []
-        sentences = 0
-        outcome: Outcome | None = None
-        for line in text.split("\n"):
-            line = line.strip()
-            if "[" in line:
-                line = CITATION.sub("", line)
-            if require_end_mark and (not line.endswith(end_marks) or line.endswith("...")):
-                continue
-            words = line.split()
-            if len(words) < min_words_per_line:
-                continue
-            if len(line) > max_word_length and max(map(len, words)) > max_word_length:
-                continue
-            lower = line.lower()
-            if no_lorem_ipsum and "lorem ipsum" in lower:
-                outcome = Drop("c4_lorem_ipsum", 1, 0)
-                break
-            if no_javascript and "javascript" in lower:
-                continue
-            if no_braces and "{" in line:
-                outcome = Drop("c4_brace", 1, 0)
-                break
-            if no_policies and any(phrase in lower for phrase in POLICY):
-                continue
-            sentences += count_sentences(line)
-            kept.append(line)
-        if outcome is None and sentences < min_sentences:
-            outcome = Drop("c4_too_few_sentences", sentences, min_sentences)
-        results.append(outcome or {**document, "text": "\n".join(kept).strip()})
+        kept = _kept_lines(text, rules)
+        if isinstance(kept, Drop):
+            results.append(kept)
+            continue
+        sentences = sum(map(count_sentences, kept))
+        if sentences < min_sentences:
+            results.append(Drop("c4_too_few_sentences", sentences, min_sentences))
+        else:
+            results.append({**document, "text": "\n".join(kept).strip()})
     return results
+
+
+class _Rules(NamedTuple):
+    end_marks: tuple[str, ...]
+    require_end_mark: bool
+    min_words: int
+    max_word_length: int
+    no_braces: bool
+    no_lorem_ipsum: bool
+    no_javascript: bool
+    no_policies: bool
+
+
+def _kept_lines(text: str, rules: _Rules) -> list[str] | Drop:
+    """Return the lines that stay, or why the whole page goes."""
+    kept: list[str] = []
+    for line in text.split("\n"):
+        line = line.strip()
+        if "[" in line:
+            line = CITATION.sub("", line)
+        if rules.require_end_mark and (not line.endswith(rules.end_marks) or line.endswith("...")):
+            continue
+        words = line.split()
+        if len(words) < rules.min_words:
+            continue
+        if len(line) > rules.max_word_length and max(map(len, words)) > rules.max_word_length:
+            continue
+        lower = line.lower()
+        if rules.no_lorem_ipsum and "lorem ipsum" in lower:
+            return Drop("c4_lorem_ipsum", 1, 0)
+        if rules.no_javascript and "javascript" in lower:
+            continue
+        if rules.no_braces and "{" in line:
+            return Drop("c4_brace", 1, 0)
+        if rules.no_policies and any(phrase in lower for phrase in POLICY):
+            continue
+        kept.append(line)
+    return kept
 
 
 def count_sentences(text: str) -> int:

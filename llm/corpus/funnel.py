@@ -45,7 +45,7 @@ def build(
         "read_errors": sum(result["read_errors"] for result in results),
         "error_examples": [e for result in results for e in result["error_examples"]][:10],
         "steps": steps,
-        "reasons": reasons,
+        "reasons": _by_count(reasons),
         "samples": samples,
         "breakdown": _breakdown(results),
         "pii": dict(sorted(_sum(results, "pii").items())),
@@ -109,8 +109,7 @@ def _reasons(
         for reason, rows in result["samples"].items():
             merged = sorted([*samples.get(reason, []), *rows], key=lambda row: row["rank"])
             samples[reason] = merged[:SAMPLES]
-    order = sorted(reasons, key=lambda reason: (-reasons[reason]["count"], reason))
-    return {reason: reasons[reason] for reason in order}, samples
+    return reasons, samples
 
 
 def _add_copies(
@@ -126,6 +125,11 @@ def _add_copies(
                 "bytes": int(sizes[gone].sum()),
                 "threshold": limit,
             }
+
+
+def _by_count(reasons: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    order = sorted(reasons, key=lambda reason: (-reasons[reason]["count"], reason))
+    return {reason: reasons[reason] for reason in order}
 
 
 def _breakdown(results: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -179,8 +183,6 @@ def planted(
         elif row["kind"] == "mojibake":
             entry["positives"] += 1
             entry["hits"] += row["repaired"]
-            entry["found"] += row["repaired"]
-            entry["right"] += row["repaired"]
     return {
         kind: {
             **table[kind],
@@ -219,7 +221,7 @@ def _score_copy(
         entry["between_found"] += int(found)
     else:
         entry["different"] += 1
-    if found:
+    if found and row["kind"] == "near":  # every exact copy is one: it says nothing of precision
         entry["found"] += 1
         entry["right"] += int(similarity >= threshold)
 

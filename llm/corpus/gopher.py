@@ -182,6 +182,7 @@ class _Rule(NamedTuple):
     kind: str
     n: int
     limit: float
+    chars: int = -1  # of the top n-gram, where it is known already
 
 
 def _suspects(
@@ -213,9 +214,6 @@ def _suspects(
             position, gram = position[keep], gram[keep]
             gram = mix(gram * ROLL + base[position + reached])
             reached += 1
-        bound = np.zeros(len(shared))
-        if rule.kind == "top":
-            bound = _first_gram(words, ends, rule.n)
         order = np.argsort(gram, kind="stable")
         ordered = gram[order]
         new = np.ones(len(ordered), bool)
@@ -227,7 +225,11 @@ def _suspects(
         if rule.kind == "top":
             extra = rule.n - 1  # the blanks between the words
             value = ((chars + extra)[order] * repeats[run])[again]
+            bound = np.zeros(len(shared))
             np.maximum.at(bound, words.owner[position[order[again]]], value)
+            alone = np.where(bound == 0, _first_gram(words, ends, rule.n), 0)
+            for i in np.flatnonzero(alone / size > rule.limit):
+                found.setdefault(int(i), []).append(rule._replace(chars=int(alone[i])))
         else:
             later = position[order[~new]]
             bound = _covered(words, length, later, rule.n)
@@ -239,7 +241,7 @@ def _suspects(
 
 
 def _first_gram(words: Words, ends: np.ndarray, n: int) -> np.ndarray:
-    """Return the characters of each document's first n-gram: the top one if none repeats."""
+    """Return the characters of each document's first n-gram, the top one where none repeats."""
     start = words.offsets[:-1]
     stop = np.minimum(start + n, words.offsets[1:])
     return np.where(words.counts >= n, ends[stop] - ends[start] + n - 1, 0).astype(np.float64)
@@ -261,7 +263,7 @@ def _repeated_n_grams(view: View, rules: list[_Rule]) -> Drop | None:
     size = max(len(view.text), 1)
     for rule in sorted(rules, key=lambda r: (r.kind != "top", r.n)):
         if rule.kind == "top":
-            share = top_chars(view, rule.n) / size
+            share = (rule.chars if rule.chars >= 0 else top_chars(view, rule.n)) / size
             reason = f"gopher_top_{rule.n}_gram"
         else:
             share = duplicate_chars(view, rule.n) / size
@@ -285,12 +287,15 @@ def top_chars(view: View, n: int) -> int:
 
 def duplicate_chars(view: View, n: int) -> int:
     """Return the characters of n-grams seen before, each word counted at most once."""
-    words = view.words
-    ends = [0]
-    for word in words:
-        ends.append(ends[-1] + len(word))
-    grams = list(zip(*(words[k:] for k in range(n)), strict=False))
-    seen: set[tuple[str, ...]] = set()
+    if len(view.ids) < n:
+        return 0
+    base = mix(view.ids.astype(np.uint64))
+    rolled = base[: len(base) - n + 1]
+    for k in range(1, n):
+        rolled = mix(rolled * ROLL + base[k : len(base) - n + 1 + k])
+    grams = rolled.tolist()
+    ends = [0, *np.cumsum(view.vocabulary.column("length")[view.ids]).tolist()]
+    seen: set[int] = set()
     total = i = 0
     while i < len(grams):
         if grams[i] in seen:

@@ -4,13 +4,17 @@
 import hashlib
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-# A word (inner hyphens, apostrophes and dots included), a run of one punctuation mark, or a mark.
-WORD = re.compile(r"\w+(?:[-'’.]\w+)*|\.+|-+|=+|\*+|#+|~+|!+|\?+|\++|<+|>+|[^\w\s]")
+# A word (inner hyphens, apostrophes and dots included), a mark, or a run of one mark.
+_PATTERN = r"\w+(?:[-'’.]\w+)*|[^\w\s.\-=*#~!?+<>]|\.+|-+|=+|\*+|#+|~+|!+|\?+|\++|<+|>+"
+WORD = re.compile(_PATTERN)
+# The same for ASCII text, half as fast again; \x1c-\x1f are white space to Unicode only.
+WORD_ASCII = re.compile(_PATTERN.replace("’", "").replace(r"\s.", r"\s\x1c-\x1f."), re.ASCII)
 SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 VOCABULARY_LIMIT = 1_000_000  # distinct words kept before the table starts again
@@ -33,18 +37,13 @@ class Vocabulary:
     """Number distinct words and keep their properties as arrays, one entry per word."""
 
     def __init__(self) -> None:
-        self.ids: dict[str, int] = {}
+        self.ids: defaultdict[str, int] = defaultdict()
+        self.ids.default_factory = self.ids.__len__  # a new word gets the next number, in C
         self.columns: dict[str, np.ndarray] = {}
 
     def number(self, words: list[str]) -> np.ndarray:
         """Return the int32 ids of words, adding the new ones."""
-        ids = self.ids
-        try:  # all words known: one C loop
-            return np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
-        except KeyError:
-            return np.fromiter(
-                (ids.setdefault(word, len(ids)) for word in words), np.int32, len(words)
-            )
+        return np.fromiter(map(self.ids.__getitem__, words), np.int32, len(words))
 
     def column(self, name: str) -> np.ndarray:
         """Return one property of every word: see `PROPERTIES`."""
@@ -95,7 +94,7 @@ class View:
     def __init__(self, text: str, vocabulary: Vocabulary):
         self.text = text
         self.vocabulary = vocabulary
-        self.words: list[str] = WORD.findall(text)
+        self.words: list[str] = (WORD_ASCII if text.isascii() else WORD).findall(text)
         self.ids = vocabulary.number(self.words)
         self.lines = text.split("\n")
 
