@@ -20,7 +20,8 @@ p { margin: .25rem 0 .75rem } .soft { color: var(--soft) }
   margin: 1.25rem 0 }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
   padding: .75rem 1rem }
-.tile b { display: block; font-size: 1.25rem; white-space: nowrap; font-variant-numeric: tabular-nums }
+.tile b { display: block; font-size: 1.25rem; white-space: nowrap;
+  font-variant-numeric: tabular-nums }
 .tile span { color: var(--soft); font-size: .85rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
