@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import jax
 
 from llm.core import sharding
-from llm.errors import ConfigError
 from llm.plan.assembly import Assembly
 from llm.train.step import Frozen, make_step
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class OutOfMemoryError(Exception):
+    """The compiler found no way to place the program in a device's memory."""
 
 
 class Compiled(NamedTuple):
@@ -73,20 +76,16 @@ def compile_step(made: Assembly) -> Compiled:
     """Compile the update.
 
     Raises:
-        ConfigError: the compiler cannot place the program in memory; says how much it needs.
+        OutOfMemoryError: it does not fit; the text is the compiler's own.
     """
     try:
         compiled = lower(made).compile()
     except jax.errors.JaxRuntimeError as error:
-        text = str(error)
-        if "RESOURCE_EXHAUSTED" not in text:
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        first = next(line for line in text.splitlines() if "RESOURCE_EXHAUSTED" in line)
-        raise ConfigError(
-            f"The compiled step does not fit: {first.partition('RESOURCE_EXHAUSTED')[2][:300]}",
-            "Run without --compile for an estimate by part; then use more chips, a smaller "
-            "batch, more microbatches or remat='full'.",
-        ) from error
+        first = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
+        said = first.partition("RESOURCE_EXHAUSTED")[2].lstrip(": ")
+        raise OutOfMemoryError(said[:300]) from error
     memory, cost, program = (
         compiled.memory_analysis(),
         compiled.cost_analysis(),

@@ -110,7 +110,7 @@ def _saved(c: TransformerConfig, work: Work) -> float:
     if c.remat == "full":
         return c.d_model
     if c.remat == "dots":  # outputs of weight matmuls; experts' grouped matmuls are recomputed
-        inner = 0.0 if c.n_experts else matrices * hidden / work.tensor
+        inner = 0.0 if c.n_experts else (matrices + 1) * hidden / work.tensor
         return 3 * c.d_model + _projections(c, work.tensor) + inner
     return _everything(c, work) + _matrix(c, work) / (work.tokens * WIDTH[c.dtype])
 

@@ -17,8 +17,9 @@ def table(found: Mapping[str, Any]) -> str:
     sizes = found["bytes_per_chip"]
     if found["fits"] is not None:
         verdict = "fits" if found["fits"] else "DOES NOT FIT"
-        share = sizes["total"] / sizes["hbm"]
-        lines += ["", f"{verdict}: {share:.0%} of the memory of a chip ({found['source']})"]
+        share = f"{sizes['total'] / sizes['hbm']:.0%} of the memory of a chip"
+        known = "" if "error" in found.get("compiled", {}) else f": {share}"
+        lines += ["", f"{verdict}{known} ({found['source']})"]
     if found.get("advice"):
         lines.append(f"{found['advice']}.")
     return "\n".join(lines)
@@ -79,6 +80,8 @@ def _speed(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _compiled(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     answer = found["compiled"]
+    if "error" in answer:
+        return [("the compiler says", answer["error"])]
     sent = ", ".join(f"{n} {name}" for name, n in answer["collectives"].items()) or "none"
     return [("collectives", sent), ("Pallas kernels", str(answer["kernels"]))]
 
@@ -92,8 +95,8 @@ def count(value: float) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Write bytes in GB (10^9)."""
-    return f"{size / 1e9:.2f} GB"
+    """Write bytes in GB (10^9), small ones in MB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
 
 
 def seconds(value: float) -> str:

@@ -252,6 +252,8 @@ def _rounded(parts: Mapping[str, float], machine: Topology) -> dict[str, int]:
 
 def _fits(found: Mapping[str, Any]) -> bool | None:
     sizes = found["bytes_per_chip"]
+    if "error" in found.get("compiled", {}):
+        return False
     return None if sizes["hbm"] is None else sizes["total"] <= sizes["hbm"]
 
 
@@ -262,11 +264,18 @@ def _compiled(
     objectives: Mapping[str, str],
     estimated: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Replace the estimate by what the TPU compiler says; keep the estimate beside it."""
+    """Replace the estimate by what the TPU compiler says; keep the estimate beside it.
+
+    A program that the compiler cannot place has no sizes: the estimate stays.
+    """
     from llm.plan import compiler
 
     devices = described_devices(machine, slices)
-    answer = compiler.compile_step(assembly.assemble(config, devices, objectives))
+    made = assembly.assemble(config, devices, objectives)
+    try:
+        answer = compiler.compile_step(made)
+    except compiler.OutOfMemoryError as error:
+        return {"source": "compiler", "compiled": {"error": str(error)}}
     rest = answer.total - answer.arguments
     return {
         "bytes_per_chip": _totals(machine, answer.arguments, rest),

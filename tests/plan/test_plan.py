@@ -62,6 +62,26 @@ def test_llama_2_7b_on_sixteen_chips():
     assert sizes["total"] == pytest.approx(12.1877e9, rel=0.10)
 
 
+@pytest.mark.parametrize(
+    ("preset", "batch", "length", "remat", "chunk", "topology", "held", "temp"),
+    [  # GB of arguments and temporaries as the TPU compiler has them (libtpu 0.0.42.1)
+        ("llama2_7b", 32, 2048, "full", 256, "v5p:2x2x4", 5.0569, 6.8689),
+        ("llama31_8b", 16, 8192, "full", 1024, "v6e:4x4", 6.0259, 10.0026),
+        ("llama32_1b", 32, 2048, "full", 512, "v5e:4x4", 0.9277, 2.6525),
+        ("llama32_1b", 32, 2048, "dots", 512, "v5e:4x4", 0.9277, 7.0065),
+    ],
+)
+def test_estimates_against_recorded_compilations(
+    preset, batch, length, remat, chunk, topology, held, temp
+):
+    config = make_config(preset, batch, length, remat=remat)
+    config.objective.chunk = chunk
+    sizes = stage.plan(config, parse(topology))["bytes_per_chip"]
+    assert sizes["arguments"] / 1e9 == pytest.approx(held, rel=0.001)
+    assert sizes["temp"] / 1e9 == pytest.approx(temp, rel=0.10)
+    assert sizes["total"] / 1e9 == pytest.approx(held + temp, rel=0.07)
+
+
 def test_estimate_and_roofline_are_bounds():
     found = stage.plan(make_config(), parse("v5p:2x2x4"))["roofline"]
     assert found["step_seconds"] == max(
@@ -73,16 +93,32 @@ def test_estimate_and_roofline_are_bounds():
 
 
 @pytest.mark.parametrize("objective", ["clm", pytest.param("dpo", marks=pytest.mark.slow)])
-def test_arguments_equal_those_of_the_compiled_step(objective):
+def test_arguments_equal_those_of_the_compiled_step(objective, monkeypatch):
+    # The whole --compile path, with this machine's eight CPU devices in place of described chips.
+    monkeypatch.setattr(stage, "described_devices", lambda machine, slices: jax.devices())
     config = tiny()
     config.objective.name = objective
     if objective == "dpo":
         del config.objective.z_loss
-    made = assembly.assemble(config, jax.devices(), DPO)
-    analysis = compiler.lower(made).compile().memory_analysis()
-    estimated = sum(stage.arguments(made).values())
-    assert analysis.argument_size_in_bytes == pytest.approx(estimated, abs=256)
-    assert ("frozen" in stage.arguments(made)) == (objective == "dpo")
+    found = stage.plan(config, parse("v5e:2x4"), compile=True, objectives=DPO)
+    assert found["source"] == "compiler"
+    assert found["fits"] is True
+    compiled, estimated = found["bytes_per_chip"], found["analytic"]
+    assert compiled["arguments"] == pytest.approx(estimated["arguments"], abs=256)
+    assert compiled["total"] == compiled["arguments"] + compiled["temp"]
+    assert found["compiled"]["collectives"]["all-reduce"] > 0
+    assert ("frozen" in found["memory"]["arguments"]) == (objective == "dpo")
+
+
+def test_a_program_that_the_compiler_cannot_place_does_not_fit(monkeypatch, capsys):
+    def refuse(made):
+        raise compiler.OutOfMemoryError("Used 20G of 15.75G hbm.")
+
+    monkeypatch.setattr(stage, "described_devices", lambda machine, slices: jax.devices())
+    monkeypatch.setattr(compiler, "compile_step", refuse)
+    found = stage.run(tiny(), topology="v5e:2x4", compile=True, json=False)
+    assert (found["fits"], found["source"]) == (False, "compiler")
+    assert "Used 20G" in capsys.readouterr().out
 
 
 def test_frozen_parameters_have_no_optimizer_state_and_cost_two_passes():
