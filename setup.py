@@ -5,7 +5,13 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     # SeqIO tasks and TensorFlow Datasets; training never imports them
-    "data": ["seqio>=0.0.20", "tensorflow-datasets>=4.9.9", "tensorflow>=2.21", "pyarrow>=20"],
+    "data": [
+        "seqio>=0.0.20",
+        "tensorflow-datasets>=4.9.9",
+        "tensorflow>=2.21",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "pyarrow>=20",
+    ],
     "quant": ["qwix>=0.1.8"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "sse-starlette>=2.1", "prometheus-client>=0.20"],
     "track": ["tensorboardX>=2.6", "wandb>=0.18"],

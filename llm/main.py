@@ -4,8 +4,10 @@
 Names point to "module:function" so that reading a config imports nothing heavy.
 """
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm import files
@@ -178,15 +180,16 @@ def model_config(section: Mapping[str, Any], tokenizer: Any, inherited: Mapping 
 
 def train(config: Any, workdir: str) -> Any:
     """Train a model: any objective on any data, from scratch or from another run."""
-    import dataclasses
-
     check_training(config)
     launch.require_platform(config.platform)
+    import jax
+
     from llm.core import lock
     from llm.models.transformer import Transformer
     from llm.train import run
 
-    with lock.hold(workdir):
+    first = jax.process_index() == 0
+    with lock.hold(workdir, jax.process_index()):
         origin = config.init["from"]
         start = _load_start(origin)
         tokens = _tokenizer(config, start)
@@ -200,10 +203,12 @@ def train(config: Any, workdir: str) -> Any:
             )
         resolved = configs.to_dict(config)
         resolved["model"] = dataclasses.asdict(shape)
-        root = files.path(workdir)
-        files.write_json(root / "config.json", resolved)
-        tokens.save(str(root / "tokenizer"))
-        feed, splits = _rows(config, workdir, tokens)
+        if first:
+            root = files.path(workdir)
+            files.write_json(root / "config.json", resolved)
+            tokens.save(str(root / "tokenizer"))
+        with _first_alone():
+            feed, splits = _rows(config, workdir, tokens)
         model = Transformer(shape)
         objective = configs.resolve_builder(OBJECTIVES[config.objective.name])
         section = configs.bind(objective, config.objective, "objective", given=("model",))
@@ -220,18 +225,33 @@ def train(config: Any, workdir: str) -> Any:
                 origin,
             ),
         )
-        _report(workdir)
+        if first:
+            _report(workdir)
         return state
 
 
 def _report(workdir: str) -> None:
-    """Write the run's page, once all processes have trained."""
-    import jax
-
+    """Write the run's page."""
     from llm.report.run_report import run_report
 
+    print(f"report: {run_report(workdir)}")
+
+
+@contextlib.contextmanager
+def _first_alone() -> Iterator[None]:
+    """Let the first process do the body's work; the others find it done."""
+    import jax
+
+    if jax.process_count() == 1:
+        yield
+        return
+    from jax.experimental import multihost_utils
+
+    if jax.process_index() > 0:
+        multihost_utils.sync_global_devices("prepared")
+    yield
     if jax.process_index() == 0:
-        print(f"report: {run_report(workdir)}")
+        multihost_utils.sync_global_devices("prepared")
 
 
 def _tokenizer(config: Any, start: Any) -> Any:

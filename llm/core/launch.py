@@ -17,10 +17,16 @@ from pathlib import Path
 from llm.errors import ConfigError, UserError
 
 USAGE = """usage: python scripts/{stage}.py --config=configs/{stage}/<name>.py [--config.<field>=…]
-       [--workdir=DIR] [--print_config] [--debug] [--help]{extra}
+       [--workdir=DIR] [--print_config] [--distributed] [--debug] [--help]{extra}
 """
 
-OPTIONS = {"workdir": "", "print_config": "false", "debug": "false", "help": "false"}
+OPTIONS = {
+    "workdir": "",
+    "print_config": "false",
+    "distributed": "false",
+    "debug": "false",
+    "help": "false",
+}
 
 
 def run(stage: str, extra: dict[str, str] | None = None) -> None:
@@ -68,6 +74,8 @@ def _main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
         return 0
     workdir = call.options["workdir"] or f"runs/{stage}_{Path(call.config_path).stem}"
     quiet()
+    if call.options["distributed"] == "true":
+        join_processes()
     function = getattr(importlib.import_module("llm.main"), stage)
     function(call.config, workdir, **{k: call.options[k] for k in extra})
     return 0
@@ -104,6 +112,29 @@ def quiet() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
     logging.getLogger("jax").setLevel(logging.ERROR)
+
+
+def join_processes() -> None:
+    """Join the other processes of the run (`--distributed`).
+
+    Cloud TPU and Slurm tell JAX its peers; elsewhere set COORDINATOR_ADDRESS (host:port),
+    PROCESS_COUNT and PROCESS_ID in each process.
+
+    Raises:
+        ConfigError: the variables are incomplete.
+    """
+    import jax
+
+    names = ("COORDINATOR_ADDRESS", "PROCESS_COUNT", "PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    if not any(given):
+        jax.distributed.initialize()
+        return
+    if not all(given):
+        missing = next(n for n, value in zip(names, given, strict=True) if not value)
+        raise ConfigError(f"{missing} is not set.", f"--distributed needs {', '.join(names)}.")
+    address, count, index = (str(value) for value in given)
+    jax.distributed.initialize(address, int(count), int(index))
 
 
 def require_platform(expected: str) -> None:
