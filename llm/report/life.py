@@ -88,7 +88,7 @@ def summary(runs: Mapping[str, Run]) -> str:
         end += "that answers over HTTP " if end else "to a model that answers over HTTP "
     text = f"{start}{end}in {len(runs)} stages"
     total = sum(run.metrics[-1]["time"] for run in runs.values() if run.metrics)
-    text += f", {duration(total)} of them training" if total else ""
+    text += f", with {duration(total)} of training" if total else ""
     return text[:1].upper() + text[1:] + "."
 
 
