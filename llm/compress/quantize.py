@@ -5,6 +5,7 @@ The contraction axes of a weight share a scale, so that `x @ (q * scale) = (x @ 
 axes those are follows from the logical axes that every parameter carries.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,18 +103,26 @@ def quantize_leaf(
     weight: Any, summed: Sequence[int], method: str = "int8", group: int = 0
 ) -> dict[str, Any]:
     """Quantise one weight, the axes in `summed` sharing a scale (in blocks of `group`)."""
+    array = jnp.asarray(weight, jnp.float32)
+    apart = [axis for axis in range(array.ndim) if axis not in summed]
+    tiles = {}
+    if group and array.shape[summed[-1]] % group == 0:
+        tiles[summed[-1]] = group
+        apart += summed[:-1]
+    integers, scale = _round(array, method, tuple(apart), tuple(tiles.items()))
+    if method == "int4" and array.shape[-1] % 2 == 0:
+        return {"q4": quant.pack_nibbles(integers), "scale": np.asarray(scale)}
+    return {"q": np.asarray(integers), "scale": np.asarray(scale)}
+
+
+@functools.partial(jax.jit, static_argnames=("method", "apart", "tiles"))
+def _round(
+    array: jax.Array, method: str, apart: tuple[int, ...], tiles: tuple[tuple[int, int], ...]
+) -> tuple[jax.Array, jax.Array]:
+    """Return qwix' integers (as int8) and scales; one small program per shape of weight."""
     try:
         import qwix
     except ImportError as error:
         raise ConfigError("Quantising needs qwix.", 'Run: pip install "jax-llm[quant]"') from error
-    array = jnp.asarray(weight, jnp.float32)
-    apart = [axis for axis in range(array.ndim) if axis not in summed]
-    blocks = summed[-1] if group and array.shape[summed[-1]] % group == 0 else None
-    tiles = {} if blocks is None else {blocks: group}
-    if blocks is not None:
-        apart += [axis for axis in summed if axis != blocks]
-    made = qwix.quantize(array, jnp.dtype(method), channelwise_axes=apart, tiled_axes=tiles)
-    scale = np.asarray(made.scale, np.float32)
-    if method == "int4" and array.shape[-1] % 2 == 0:
-        return {"q4": quant.pack_nibbles(made.qvalue), "scale": scale}
-    return {"q": np.asarray(made.qvalue.astype(jnp.int8)), "scale": scale}
+    made = qwix.quantize(array, jnp.dtype(method), channelwise_axes=apart, tiled_axes=dict(tiles))
+    return made.qvalue.astype(jnp.int8), made.scale.astype(jnp.float32)

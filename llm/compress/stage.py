@@ -175,10 +175,11 @@ def show(title: str, found: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=title, box=None, title_justify="left", pad_edge=False)
     headings = ("variant", "bits/byte", "change", "same top token", "KL bits", "memory", "disk")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
+        side = "left" if heading == "variant" else "right"
+        table.add_column(heading, justify=side, no_wrap=True)
     by_size = sorted(found, key=lambda entry: -entry["metrics"]["bytes_in_memory"]["value"])
     for entry in by_size:
         metrics = entry["metrics"]
@@ -193,7 +194,7 @@ def show(title: str, found: Sequence[Mapping[str, Any]]) -> None:
         ]
         sizes = [_size(metrics[name]["value"]) for name in ("bytes_in_memory", "bytes_on_disk")]
         table.add_row(str(entry["task"]), *shown, *sizes)
-    Console().print(table)
+    Console(width=max(110, Console().width)).print(table)
 
 
 def _size(n: float) -> str:

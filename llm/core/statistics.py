@@ -57,6 +57,13 @@ def exponential(estimate: Estimate) -> Estimate:
     return Estimate(value, value * estimate.stderr)
 
 
+def perplexity(loss: Estimate) -> dict[str, Any]:
+    """Return the results entry of exp(loss), with the interval of the loss: always positive."""
+    reach = NormalDist().inv_cdf(0.975) * loss.stderr
+    interval = [float(np.exp(loss.value + side * reach)) for side in (-1, 1)]
+    return exponential(loss).metric(interval=interval)
+
+
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the score interval of a proportion.
 

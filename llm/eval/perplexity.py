@@ -73,9 +73,9 @@ def metrics(
     bits = statistics.Estimate(per_byte.value / math.log(2), per_byte.stderr / math.log(2))
     return {
         "bits_per_byte": bits.metric(),
-        "byte_perplexity": statistics.exponential(per_byte).metric(),
-        "word_perplexity": statistics.exponential(per_word).metric(),
-        "token_perplexity": statistics.exponential(per_token).metric(),
+        "byte_perplexity": statistics.perplexity(per_byte),
+        "word_perplexity": statistics.perplexity(per_word),
+        "token_perplexity": statistics.perplexity(per_token),
         "bytes_per_token": statistics.ratio(n_bytes, token_counts).metric(),
     }
 

@@ -46,25 +46,22 @@ def read(workdir: str) -> list[dict[str, Any]]:
     return files.read_json(source / "results.json" if source.is_dir() else source)
 
 
-def rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str, str]]:
-    """Return (task, metric, value, stderr, 95 % interval, n) of every number, as text."""
+def rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return (task, metric, value, stderr, 95 % interval, chance, n) of every number, as text."""
     table = []
     for result in results:
         for name, metric in result["metrics"].items():
-            interval = metric.get("interval")
-            shown = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-            if metric.get("chance") is not None:
-                shown += f" chance {metric['chance']:.3f}"
-            table.append(
-                (
-                    str(result["task"]),
-                    name,
-                    number(metric["value"]),
-                    number(metric.get("stderr")),
-                    shown,
-                    str(result["n"]),
-                )
+            interval = metric.get("interval") or ()
+            shown = (
+                str(result["task"]),
+                name,
+                number(metric["value"]),
+                number(metric.get("stderr")),
+                " – ".join(map(number, interval)),
+                number(metric["chance"]) if metric.get("chance") is not None else "",
+                str(result["n"]),
             )
+            table.append(shown)
     return table
 
 
@@ -78,14 +75,14 @@ def show(title: str, results: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=title, box=None, title_justify="left", pad_edge=False)
     for heading in ("task", "metric"):
-        table.add_column(heading)
-    for heading in ("value", "± stderr", "95 % interval", "n"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, no_wrap=True)
+    for heading in ("value", "± stderr", "95 % interval", "chance", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows(results):
         table.add_row(*row)
-    Console().print(table)
+    Console(width=max(100, Console().width)).print(table)
 
 
 def known_tasks(workdir: str) -> dict[str, dict[str, Any]]:

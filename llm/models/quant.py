@@ -30,7 +30,11 @@ def any_quantized(params: Any) -> bool:
 
 def dequantize(params: Any, dtype: Any = "float32") -> Any:
     """Return the tree with every quantised parameter as an array of `dtype`, others untouched."""
-    return jax.tree.map(lambda leaf: materialize(leaf, dtype), params, is_leaf=is_quantized)
+    return jax.tree.map(lambda leaf: _stored(leaf, jnp.dtype(dtype).name), params, is_leaf=is_quantized)
+
+
+def _stored(leaf: Any, dtype: str) -> Any:
+    return _materialize(dict(leaf), dtype) if is_quantized(leaf) else leaf
 
 
 def materialize(leaf: Any, dtype: Any = "float32") -> Any:
@@ -44,6 +48,9 @@ def materialize(leaf: Any, dtype: Any = "float32") -> Any:
             scale = jnp.repeat(scale, whole // blocks, axis=axis)
     value = integers.astype(jnp.float32) * jnp.broadcast_to(scale, integers.shape)
     return value.astype(jnp.dtype(dtype))
+
+
+_materialize = jax.jit(materialize, static_argnames="dtype")
 
 
 def unpack(params: Any) -> Any:

@@ -70,6 +70,9 @@ def test_ratio_error_agrees_with_the_bootstrap():
         lambda i: math.exp(losses[i].sum() / sizes[i].sum()), 400, seed=3
     )
     assert power.stderr == pytest.approx(exponent.stderr, rel=0.1)
+    low, high = statistics.perplexity(estimate)["interval"]
+    assert math.log(high) + math.log(low) == pytest.approx(2 * estimate.value)
+    assert math.log(high) - math.log(low) == pytest.approx(2 * 1.959964 * estimate.stderr)
 
 
 def test_ratio_is_exact_where_items_agree():

@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A language model whose every number is known: each byte has a fixed probability."""
+"""A language model whose every number is known, and a real one of random weights."""
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from llm.core.sharding import unbox
+from llm.generate.language_model import LanguageModel
+from llm.generate.loading import parameter_shapes
+from llm.models.config import TransformerConfig
+from llm.models.transformer import Transformer
+from llm.tokenizers.loading import load as load_tokenizer
 
 
 class FakeTokenizer:
@@ -50,3 +59,19 @@ class FakeModel:
 def make_lm():
     """Return the class, so that a test can give the answers."""
     return FakeModel
+
+
+@pytest.fixture(scope="session")
+def tiny_lm():
+    """Return a real model of random weights and byte tokens."""
+    tokenizer = load_tokenizer("byte")
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, n_layers=1, d_model=16, n_heads=2, d_ff=32, max_length=64
+    )
+    model = Transformer(config)
+    generator = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(generator.normal(0, 0.2, leaf.shape), jnp.float32),
+        unbox(parameter_shapes(model)),
+    )
+    return LanguageModel(config, model, params, tokenizer, starts_texts=True)
