@@ -184,7 +184,7 @@ def train(config: Any, workdir: str) -> Any:
     launch.require_platform(config.platform)
     import jax
 
-    from llm.core import lock
+    from llm.core import lock, profile
     from llm.models.transformer import Transformer
     from llm.train import run
 
@@ -206,6 +206,7 @@ def train(config: Any, workdir: str) -> Any:
         if first:
             root = files.path(workdir)
             files.write_json(root / "config.json", resolved)
+            files.write_json(root / "environment.json", profile.environment())
             tokens.save(str(root / "tokenizer"))
         with _first_alone():
             feed, splits = _rows(config, workdir, tokens)

@@ -16,6 +16,8 @@ def get_config():
     config = common.training(model, steps=600_000, batch_size=480, length=1024)
     config.schedule.peak = 6e-4
     config.schedule.warmup_steps = 2000
+    config.objective.chunk = 256
+    config.train.microbatches = 4
     config.train.eval_every = 1000
     config.checkpoint.every = 1000
     return config

@@ -16,5 +16,6 @@ from configs.pretrain import llama2_7b
 def get_config():
     config = llama2_7b.get_config()
     config.model = common.model("llama2_70b", dtype="bfloat16", remat="full")
+    config.train.microbatches = 4
     config.schedule.peak = 1.5e-4
     return config

@@ -21,6 +21,7 @@ def get_config():
     config.schedule.peak = 3e-4
     config.schedule.warmup_steps = 2000
     config.mesh.data, config.mesh.fsdp = 1, -1
+    config.train.microbatches = 16
     config.checkpoint.every = 1000
     config.train.eval_every = 1000
     config.platform = "tpu"

@@ -18,4 +18,5 @@ def get_config():
     config.model = common.model("llama31_8b", dtype="bfloat16", remat="full")
     config.data.length = 8192
     config.train.batch_size = 512
+    config.train.microbatches = 32
     return config

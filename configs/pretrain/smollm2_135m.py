@@ -12,7 +12,7 @@ from configs import common
 
 
 def get_config():
-    model = common.model("smollm2_135m", dtype="bfloat16")
+    model = common.model("smollm2_135m", dtype="bfloat16", remat="dots")
     config = common.training(model, steps=200_000, batch_size=512, length=2048)
     config.schedule = {
         "name": "wsd",
@@ -21,6 +21,8 @@ def get_config():
         "decay_fraction": 0.2,
         "end_fraction": 0.0,
     }
+    config.objective.chunk = 512
+    config.train.microbatches = 16
     config.train.eval_every = 1000
     config.checkpoint.every = 1000
     return config

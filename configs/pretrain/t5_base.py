@@ -14,7 +14,7 @@ from configs import common
 
 
 def get_config():
-    model = common.model("t5_base", dtype="bfloat16", dropout=0.0, max_length=568)
+    model = common.model("t5_base", dtype="bfloat16", dropout=0.0, max_length=568, remat="full")
     config = common.training(model, steps=524_288, batch_size=128, length=568)
     config.data.corruption = ConfigDict({"name": "span_corruption", "rate": 0.15, "mean_span": 3.0})
     config.objective.name = "span_corruption"

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stop and go on: killed, preempted, damaged or moved runs end where the unstopped one does."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from llm.core import checkpoint, launch
+from llm.core.metrics import read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 60
+
+
+def command(workdir, data, *more):
+    return [
+        "--config=configs/pretrain/tiny.py",
+        f"--config.data.path={data}",
+        "--config.data.length=32",
+        "--config.model.d_model=32",
+        "--config.model.d_ff=64",
+        "--config.model.dropout=0.1",
+        f"--config.train.steps={STEPS}",
+        "--config.train.batch_size=8",
+        "--config.train.log_every=5",
+        "--config.train.eval_every=0",
+        "--config.checkpoint.every=5",
+        f"--workdir={workdir}",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rng = random.Random(0)
+    words = ["alpha", "beta", "gamma", "delta", "list", "returns", "the", "value"]
+    target = tmp_path_factory.mktemp("data") / "docs.jsonl"
+    texts = [" ".join(rng.choice(words) for _ in range(50)) for _ in range(400)]
+    target.write_text("\n".join(json.dumps({"id": str(i), "text": t}) for i, t in enumerate(texts)))
+    return target
+
+
+def start(workdir, data, *more, devices=1):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    return subprocess.Popen(
+        [sys.executable, "scripts/pretrain.py", *command(workdir, data, *more)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def wait_for_step(workdir, step, process):
+    """Wait until a metric line of at least `step` is written, or the process has ended."""
+    while process.poll() is None:
+        lines = read_lines(Path(workdir) / "metrics.jsonl")
+        if lines and lines[-1]["step"] >= step:
+            return
+        time.sleep(0.02)
+
+
+def result(workdir):
+    restored = checkpoint.restore(str(Path(workdir) / "checkpoints"))
+    losses = {
+        line["step"]: line["train/loss"]
+        for line in read_lines(Path(workdir) / "metrics.jsonl")
+        if "train/loss" in line
+    }
+    return restored.step, restored.tree, losses
+
+
+def same_bits(one, other):
+    leaves = jax.tree.leaves(one), jax.tree.leaves(other)
+    assert len(leaves[0]) == len(leaves[1])
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture(scope="module")
+def unstopped(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    code, output = finish(start(workdir, data))
+    assert code == 0, output
+    return workdir
+
+
+def test_three_kills_change_no_bit(data, unstopped, tmp_path):
+    rng = random.Random(1)
+    for step in sorted(rng.sample(range(6, STEPS - 6), 3)):
+        process = start(tmp_path, data)
+        wait_for_step(tmp_path, step, process)
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    code, output = finish(start(tmp_path, data))
+    assert code == 0 and "resuming at step" in output, output
+    step, tree, losses = result(tmp_path)
+    whole_step, whole_tree, whole_losses = result(unstopped)
+    assert step == whole_step == STEPS
+    same_bits(tree, whole_tree)
+    for number in set(losses) & set(whole_losses) - {1}:
+        if number % 5 == 0 and number - 5 in whole_losses:
+            assert np.isfinite(losses[number])
+
+
+def test_sigterm_loses_no_step(data, unstopped, tmp_path):
+    process = start(tmp_path, data, "--config.checkpoint.every=0")
+    wait_for_step(tmp_path, 10, process)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 75 and "the state is saved" in output, output
+    stopped = checkpoint.restore(str(tmp_path / "checkpoints")).step
+    assert stopped >= 10 and f"after step {stopped}" in output
+    code, output = finish(start(tmp_path, data))
+    assert code == 0 and f"resuming at step {stopped}" in output, output
+    same_bits(result(tmp_path)[1], result(unstopped)[1])
+
+
+def test_resume_on_other_devices_sees_the_same_data(data, unstopped, tmp_path):
+    """Half on one device, half on four (two of them data, two tensor): losses agree."""
+    copy = tmp_path / "run"
+    shutil.copytree(unstopped, copy)
+    kept = {30}
+    for folder in (copy / "checkpoints").iterdir():
+        if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in kept:
+            shutil.rmtree(folder)
+    if not (copy / "checkpoints" / "30").exists():
+        shutil.rmtree(copy)
+        code, output = finish(start(copy, data, "--config.train.stop_after=30"))
+        assert code == 0, output
+    mesh = ("--config.mesh.data=2", "--config.mesh.tensor=2")
+    code, output = finish(start(copy, data, *mesh, devices=4))
+    assert code == 0 and "resuming at step 30" in output, output
+    losses, whole = result(copy)[2], result(unstopped)[2]
+    for step in (35, 45, STEPS):
+        assert losses[step] == pytest.approx(whole[step], rel=1e-5)
+
+
+def test_a_flipped_byte_is_found_and_the_step_before_used(data, unstopped, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(unstopped, copy)
+    newest = copy / "checkpoints" / str(STEPS)
+    target = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(target.read_bytes())
+    content[len(content) // 2] ^= 1
+    target.write_bytes(bytes(content))
+    code, output = finish(start(copy, data))
+    assert code == 0 and f"resuming at step {STEPS - 5}" in output, output
+    same_bits(result(copy)[1], result(unstopped)[1])
+
+
+def test_other_data_or_tokenizer_are_refused(data, unstopped, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    copy = tmp_path / "run"
+    shutil.copytree(unstopped, copy)
+    changed = tmp_path / "docs.jsonl"
+    changed.write_text(data.read_text().replace("alpha", "omega"))
+    monkeypatch.setattr(launch, "quiet", lambda: None)
+    more = ("--config.mesh.data=-1", "--config.train.steps=70")
+    assert launch.main("pretrain", command(copy, changed, *more), {}) == 3
+    assert "training data changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (("--config.tokenizer.path=/nowhere",), 3, "/nowhere"),
+        (("--config.model.vocab_size=100",), 2, "config.model.vocab_size is 100"),
+        (("--config.data.length=512",), 2, "positions"),
+        (("--config.data.path=/nowhere.jsonl",), 3, "/nowhere.jsonl"),
+        (("--config.mesh.data=3",), 2, "does not fit 8 devices"),
+        (("--config.mesh.data=8", "--config.train.batch_size=12"), 2, "nearest that does is 16"),
+        (("--config.mesh.data=2", "--config.mesh.tensor=4"), 2, "does not divide over"),
+        (("--config.init.from=/nowhere",), 0, ""),
+        (("--config.platform=tpu",), 2, "runs on cpu"),
+        (("--config.objective.name=clmm",), 2, "'clm'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+def test_refusals(more, code, says, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = launch.main("pretrain", command(tmp_path, data, *more), {})
+    printed = capsys.readouterr().err
+    assert found == code if code else found in (2, 3, 5), printed
+    assert says in printed and len(printed.splitlines()) <= 5
+
+
+def test_an_empty_corpus_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "empty.jsonl").write_text("")
+    assert launch.main("pretrain", command(tmp_path / "run", tmp_path / "empty.jsonl"), {}) == 3
+    assert "empty.jsonl" in capsys.readouterr().err
+
+
+def test_an_unwritable_workdir_is_refused(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "file").write_text("in the way")
+    assert launch.main("pretrain", command(tmp_path / "file" / "run", data), {}) == 5
+    assert len(capsys.readouterr().err.splitlines()) <= 5
