@@ -5,47 +5,53 @@
         --config.model=runs/dpo --config.corpus=runs/corpus --config.pretrain=runs/pretrain
 
 Hardware: any CPU with two cores, about a minute. Expect bits per byte below those of the n-gram
-counted on the same tokens, and "which function does this describe?" above its chance of 0.25.
+counted on the same tokens, and "which function does this describe?" above its chance of 0.25 once
+the model is tuned on such questions.
 """
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
 
 def get_config():
     config = ConfigDict()
     config.model = "runs/dpo"  # what llm.load takes: a workdir, a Hugging Face folder, a .gguf
     config.dtype = "float32"
-    # The corpus whose validation split is scored, and the run whose tokens the n-grams count
+    # The corpus whose validation split is scored, and the run that learned from its documents
     config.corpus = "runs/corpus"
     config.pretrain = "runs/pretrain"
-    corpus: FieldReference = config.get_ref("corpus")
-    held_out = {"documents": corpus, "split": "validation", "limit": 200}
+    pretrain = config.get_ref("pretrain")
+    held_out = {"documents": config.get_ref("corpus"), "split": "validation", "limit": 200}
+    perplexity = {"kind": "perplexity", "batch_size": 32, **held_out}
+    ngram = {"kind": "kneser_ney", "order": 5, **held_out}
+    which = {
+        "kind": "which_function",
+        "n_options": 4,
+        "seed": 0,
+        "continuation": "{summary}",
+        "vary": "context",
+        "batch_size": 64,
+        **held_out,
+    }
     config.tasks = ConfigDict(
         {
-            "held_out_text": {"kind": "perplexity", "batch_size": 32, **held_out},
+            "held_out_text": {**perplexity, "model": pretrain},
+            "held_out_text_after_tuning": perplexity,
+            "ngram_same_tokens": {**ngram, "run": pretrain},
+            "ngram_whole_corpus": {**ngram, "train": config.get_ref("corpus")},
             "which_function": {
-                "kind": "which_function",
-                "documents": corpus,
-                "split": "validation",
-                "n_options": 4,
-                "limit": 200,
-                "seed": 0,
-                # As the documents have it; with chat=True: "What does `{call}` do?"
-                "context": "{name}\n\n{signature}\n\n",
-                "continuation": "{summary}",
-                "vary": "context",
+                **which,
+                "context": "What does `{call}` do?",  # as in the questions of fine-tuning
+                "chat": True,
+            },
+            "which_function_before_tuning": {
+                **which,
+                "model": pretrain,
+                "context": "{name}\n\n{signature}\n\n",  # as in the documents
                 "chat": False,
-                "batch_size": 64,
             },
-            "ngram_same_tokens": {
-                "kind": "kneser_ney",
-                "run": config.get_ref("pretrain"),
-                "order": 5,
-                **held_out,
-            },
-            "ngram_whole_corpus": {"kind": "kneser_ney", "train": corpus, "order": 5, **held_out},
             "samples": {
                 "kind": "samples",
+                "model": pretrain,
                 "prompts": ("def open(", "Return the ", "The module "),
                 "max_tokens": 48,
                 "temperature": 0.0,

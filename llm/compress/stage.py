@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llm import files
 from llm.compress import measure, quantize
@@ -178,7 +178,7 @@ def show(title: str, found: Sequence[Mapping[str, Any]]) -> None:
     table = Table(title=title, box=None, title_justify="left", pad_edge=False)
     headings = ("variant", "bits/byte", "change", "same top token", "KL bits", "memory", "disk")
     for heading in headings:
-        side = "left" if heading == "variant" else "right"
+        side: Literal["left", "right"] = "left" if heading == "variant" else "right"
         table.add_column(heading, justify=side, no_wrap=True)
     by_size = sorted(found, key=lambda entry: -entry["metrics"]["bytes_in_memory"]["value"])
     for entry in by_size:

@@ -48,7 +48,7 @@ def read(workdir: str) -> list[dict[str, Any]]:
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return (task, metric, value, stderr, 95 % interval, chance, n) of every number, as text."""
-    table = []
+    table: list[tuple[str, ...]] = []
     for result in results:
         for name, metric in result["metrics"].items():
             interval = metric.get("interval") or ()

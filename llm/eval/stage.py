@@ -2,14 +2,14 @@
 """The eval stage: run the tasks of a config on a model and write their results."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm import files
 from llm.core import config as configs
 from llm.errors import ConfigError
 from llm.eval import results
+from llm.generate.language_model import load
 
 # Task kind -> its function (language model, **task section) -> {"n", "metrics", "items"?}.
 KINDS = {
@@ -22,12 +22,20 @@ KINDS = {
 }
 
 
+class Task(NamedTuple):
+    """What to measure, and on which model."""
+
+    kind: str
+    model: str
+    section: dict[str, Any]
+
+
 def run(config: Any, workdir: str) -> list[dict[str, Any]]:
     """Evaluate a model.
 
     Args:
         config: `model` (what `llm.load` takes), `dtype`, `tasks` {name: {"kind", ...}} and
-            `report` (see `report_options`).
+            `report` (see `report_options`). A task with a `model` of its own is run on that one.
         workdir: receives results/<task>.json, results.json and config.json. A task that was
             already run with the same settings on the same model and data is not run again.
 
@@ -41,23 +49,23 @@ def run(config: Any, workdir: str) -> list[dict[str, Any]]:
     options = report_options(**configs.bind(report_options, config.report, "report"))
     settings = configs.to_dict(config)
     done = results.known_tasks(workdir)
-    loaded: list[Any] = []
+    loaded: dict[str, Any] = {}
     found = []
-    for name, (kind, section) in tasks.items():
-        key = files.hash_json(
-            [kind, section, config.dtype, *map(fingerprint, _inputs(config.model, section))]
-        )
+    for name, task in tasks.items():
+        inputs = [fingerprint(place) for place in _inputs(task)]
+        key = files.hash_json([task, config.dtype, inputs])
         if done.get(name, {}).get("key") == key:
             found.append(done[name])
             continue
-        if not loaded:
-            loaded.append(_load(config))
+        if task.model not in loaded:
+            loaded[task.model] = load(task.model, dtype=config.dtype)
         started = time.perf_counter()
-        outcome = configs.resolve_builder(KINDS[kind])(loaded[0], **section)
+        builder = configs.resolve_builder(KINDS[task.kind])
+        outcome = builder(loaded[task.model], **task.section)
         outcome = {**outcome, "items": outcome.get("items", [])[: options["max_items"]]}
         seconds = round(time.perf_counter() - started, 2)
-        more = {"model": str(config.model), "seconds": seconds, "key": key, "settings": section}
-        found.append(results.finish(name, kind, outcome, **more))
+        more = {"model": task.model, "seconds": seconds, "key": key, "settings": task.section}
+        found.append(results.finish(name, task.kind, outcome, **more))
         results.write(workdir, found)
     results.write(workdir, found)
     files.write_json(f"{workdir}/config.json", settings)
@@ -76,28 +84,25 @@ def report_options(console: bool = True, max_items: int = 200) -> dict[str, Any]
     return {"console": console, "max_items": max_items}
 
 
-def check(config: Any) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return {task: (kind, keyword arguments)}, each checked against its function."""
+def check(config: Any) -> dict[str, Task]:
+    """Return the tasks by name, each checked against its function."""
     if not config.tasks:
         raise ConfigError("config.tasks is empty.", f"Add a task; kinds: {', '.join(KINDS)}.")
     tasks = {}
     for name in config.tasks:
         section = dict(config.tasks[name].items())
         kind = str(section.pop("kind", name))
+        model = str(section.pop("model", "") or config.model)
         builder = configs.resolve_builder(configs.choose(kind, KINDS, f"kind of task {name}:"))
-        tasks[name] = (kind, configs.bind(builder, section, f"tasks.{name}", given=("lm",)))
+        bound = configs.bind(builder, section, f"tasks.{name}", given=("lm",))
+        tasks[name] = Task(kind, model, bound)
     return tasks
 
 
-def _load(config: Any) -> Any:
-    from llm.generate.language_model import load
-
-    return load(config.model, dtype=config.dtype)
-
-
-def _inputs(model: str, section: Mapping[str, Any]) -> list[str]:
-    """List the files a task depends on: the model, and every option that names a path."""
-    return [model, *(str(section[k]) for k in ("documents", "path", "train") if section.get(k))]
+def _inputs(task: Task) -> list[str]:
+    """List the places a task depends on: the model, and every option that names a path."""
+    named = ("documents", "path", "train", "run")
+    return [task.model, *(str(task.section[k]) for k in named if task.section.get(k))]
 
 
 def fingerprint(location: str) -> str:

@@ -77,7 +77,6 @@ def test_a_run_of_all_offline_kinds(corpus, pretrained, tmp_path, capsys):
     assert by_task["held_out_text"]["n"] == by_task["ngram_same_tokens"]["n"] == 12
     same, whole = (by_task[f"ngram_{name}"] for name in ("same_tokens", "whole_corpus"))
     assert same["trained_tokens"] < whole["trained_tokens"]
-    assert same["metrics"]["bits_per_byte"]["value"] > whole["metrics"]["bits_per_byte"]["value"]
 
 
 def test_a_second_run_repeats_nothing_and_a_change_repeats_one(corpus, pretrained, tmp_path):
