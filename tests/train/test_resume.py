@@ -152,7 +152,7 @@ def test_resume_on_other_devices_sees_the_same_data(data, unstopped, tmp_path):
     code, output = finish(start(copy, data, *mesh, devices=4))
     assert code == 0 and "resuming at step 30" in output, output
     losses, whole = result(copy)[2], result(unstopped)[2]
-    for step in (35, 45, STEPS):
+    for step in (40, 45, STEPS):  # the line at 35 averages from the resumption on
         assert losses[step] == pytest.approx(whole[step], rel=1e-5)
 
 
