@@ -133,15 +133,13 @@ def test_decoding_with_a_cache_equals_the_full_forward(kind, jit):
     """Unequal prompts in a batch, padded on either side: chunked prefill, then step by step."""
     model, params = _model(kind)
     documents = _documents(sizes=(12, 9))
-    full = [
-        jit(model.apply)({"params": params}, jnp.asarray(document[None]))[0]
-        for document in documents
-    ]
+    padded = np.stack([np.resize(document, 12) for document in documents])
+    full = jit(model.apply)({"params": params}, jnp.asarray(padded))
     run = jit(lambda p, t, s, c: model.apply({"params": p}, t, segments=s, cache=c))
     cache = init_cache(model.config, 2, 16)
-    # 5 and 2 tokens: one row right-padded, the other left-padded; then 4 more each; then singles.
-    chunks = [(5, [0, 1, 2, 3, 4], [-1, -1, 0, -1, 1]), (4, [5, 6, 7, 8], [2, 3, 4, 5])]
-    chunks += [(1, [9 + i], [6 + i]) for i in range(3)]
+    # Five tokens each, then one row right-padded and the other left-padded, then one by one.
+    chunks = [(5, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]), (5, [5, 6, 7, -1, -1], [-1, -1, -1, 5, 6])]
+    chunks += [(1, [8], [7]), (1, [9], [8]), (1, [10], [-1]), (1, [11], [-1])]
     for size, *columns in chunks:
         tokens, segments = np.zeros((2, size), np.int32), np.zeros((2, size), np.int32)
         for row, column in enumerate(columns):
