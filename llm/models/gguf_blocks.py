@@ -175,7 +175,8 @@ WRITABLE = tuple(name for name, form in FORMATS.items() if form.encode is not No
 def decode(name: str, data: np.ndarray) -> np.ndarray:
     """Turn the bytes of whole blocks (uint8 [n]) into float32 weights [m]."""
     form = FORMATS[name]
-    return form.decode(data.reshape(-1, form.bytes)).reshape(-1)
+    with np.errstate(invalid="ignore", over="ignore"):  # of damaged scales; the reader checks
+        return form.decode(data.reshape(-1, form.bytes)).reshape(-1)
 
 
 def encode(name: str, weights: np.ndarray) -> bytes:

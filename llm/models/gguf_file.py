@@ -49,10 +49,17 @@ class File(NamedTuple):
     data: np.ndarray  # uint8, memory-mapped
 
     def read(self, name: str) -> np.ndarray:
-        """Return a tensor as float32."""
+        """Return a tensor as float32.
+
+        Raises:
+            DataError: it holds infinite numbers or none.
+        """
         tensor = self.tensors[name]
         raw = np.asarray(self.data[tensor.offset : tensor.offset + tensor.size])
-        return gguf_blocks.decode(tensor.format, raw).reshape(tensor.shape)
+        weights = gguf_blocks.decode(tensor.format, raw)
+        if not np.isfinite(weights).all():
+            raise DataError(f"The tensor {name} is not finite.", "Download the file again.")
+        return weights.reshape(tensor.shape)
 
 
 class _Cursor:

@@ -81,9 +81,9 @@ def read(metadata: Mapping[str, Any], name: str) -> Vocabulary | None:
     if not isinstance(types, list) or len(types) != len(tokens):
         raise _damaged(name, "its tokens and their types do not match")
     added = [
-        _added(index, token, kind_of == CONTROL)
+        _added(index, token, kind_of != USER_DEFINED)
         for index, (token, kind_of) in enumerate(zip(tokens, types, strict=True))
-        if kind_of in (CONTROL, USER_DEFINED)
+        if kind_of in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
     used = [i for i, kind_of in enumerate(types) if kind_of != UNUSED]
     model = _READERS[kind](metadata, tokens, types, name)
@@ -321,10 +321,17 @@ _PIECES = {UNKNOWN: "IsUnknown", CONTROL: "IsControl", UNUSED: "IsUnused", BYTE:
 
 
 def _write_bytes(tokenizer: Any, tokens: dict[int, str], types: dict[int, int]) -> dict[str, Any]:
+    """Plain bytes: byte-level byte pairs without any merge."""
     first = tokenizer.encode("\0")[0]
-    for value in range(256):
-        tokens[first + value], types[first + value] = f"<0x{value:02X}>", BYTE
-    return {"model": "llama", "add_space_prefix": False, "scores": {}}
+    tokens.update({first + value: name for value, name in enumerate(_byte_names())})
+    return {"model": "gpt2", "pre": "gpt-2", "merges": []}
+
+
+def _byte_names() -> list[str]:
+    """Return the characters that byte-level vocabularies write the 256 bytes as (GPT-2's)."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(value if value in shown else next(others)) for value in range(256)]
 
 
 _WRITERS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -61,7 +61,7 @@ def test_help_is_quick_and_loads_no_jax():
 
 
 def test_interrupting_ends_cleanly(saved, capsys, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LanguageModel, "stream_pieces", interrupted)
