@@ -111,7 +111,8 @@ def metrics(items: Sequence[questions.Item], loglikelihoods: Sequence[float]) ->
     """Turn the log-likelihoods of all options, in order, into accuracies beside chance.
 
     acc takes the sum, acc_norm divides it by the characters of the option, acc_bytes by its UTF-8
-    bytes (the delimiter not counted). The first of equal options wins.
+    bytes (the delimiter not counted); both are left out where all options score one same text.
+    The first of equal options wins.
 
     Returns:
         n, metrics with 95 % Wilson intervals, and per-item predictions.
@@ -139,5 +140,7 @@ def metrics(items: Sequence[questions.Item], loglikelihoods: Sequence[float]) ->
             }
         )
     chance = float(np.mean([1 / len(item.pairs) for item in items]))
+    if all(len(set(item.texts)) == 1 for item in items):
+        hits = {"acc": hits["acc"]}
     found = {name: statistics.proportion(values, chance) for name, values in hits.items()}
     return {"n": len(items), "metrics": found, "items": records}

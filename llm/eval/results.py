@@ -82,7 +82,7 @@ def show(title: str, results: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows(results):
         table.add_row(*row)
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(120, Console().width)).print(table)
 
 
 def known_tasks(workdir: str) -> dict[str, dict[str, Any]]:

@@ -103,11 +103,10 @@ def test_a_client_that_leaves_frees_its_place(scripted, stream):
             else:
                 with pytest.raises(httpx.ReadTimeout):
                     client.post(url, json=body)
-        left = time.monotonic()
+        steps = len(running.log)
         wait_for(lambda: worker.running == 0)
-        assert time.monotonic() - left < 1.0
+        assert len(running.log) - steps <= 10
         wait_for(lambda: running.service.in_flight == 0)
-        assert len(running.log) < 30  # of 40 steps
 
 
 def test_short_requests_overtake_long_ones(scripted):
@@ -129,7 +128,9 @@ def test_answers_do_not_depend_on_neighbours(server):
     prompts = ["Tell", "me, please", "x", "something"]
 
     def ask(prompt):
-        answer = httpx.post(f"{server.url}/v1/completions", json={**body, "prompt": prompt})
+        answer = httpx.post(
+            f"{server.url}/v1/completions", json={**body, "prompt": prompt}, timeout=120
+        )
         return [choice["text"] for choice in answer.json()["choices"]]
 
     assert ask(prompts) == [text for prompt in prompts for text in ask(prompt)]
