@@ -36,8 +36,8 @@ _GATED_NAMES = {
     "silu": "swiglu",
     "swish": "swiglu",
     "gelu": "geglu",
-    "gelu_new": "geglu_tanh",
     "gelu_pytorch_tanh": "geglu_tanh",
+    "gelu_new": "geglu_tanh",
     "relu": "reglu",
 }
 _PLAIN_NAMES = {

@@ -221,7 +221,7 @@ def test_unknown_backend():
         _ask(q, k, v, CASES["causal"], "splas")
 
 
-def test_chunked_memory_does_not_grow_with_the_square():
+def test_chunked_memory_does_not_grow_with_the_square(jit):
     """Temporary memory of forward and backward: linear in length (XLA's own analysis)."""
 
     def temporaries(length):
@@ -233,7 +233,7 @@ def test_chunked_memory_does_not_grow_with_the_square():
                 q, k, v, q_positions=at, k_positions=at, backend="chunked", ordered=True, chunk=128
             ).sum()
 
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
+        compiled = jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(2048) < 5 * temporaries(512)

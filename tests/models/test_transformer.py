@@ -96,7 +96,10 @@ def _logps(model, params, tokens, segments, positions):
     return jax.nn.log_softmax(logits, axis=-1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The published families' packing is checked in test_convert; these are the other paths.
+@pytest.mark.parametrize(
+    "kind", ["gemma3", "alibi_parallel", "sinks_chunked", "t5_decoder", "moe_capacity"]
+)
 def test_packed_documents_are_as_if_alone(kind, jit):
     """Per-token log-probabilities packed and alone agree; so do they with other neighbours."""
     model, params = _model(kind)
@@ -108,7 +111,7 @@ def test_packed_documents_are_as_if_alone(kind, jit):
     np.testing.assert_allclose(packed[9:16], alone[1][:7], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma3", "moe", "sinks_chunked"])
+@pytest.mark.parametrize("kind", ["llama", "moe", "sinks_chunked"])
 def test_editing_one_document_leaves_the_others_gradient_alone(kind, jit):
     model, params = _model(kind)
     weights = np.zeros((1, T, V), np.float32)
@@ -128,7 +131,7 @@ def test_editing_one_document_leaves_the_others_gradient_alone(kind, jit):
         np.testing.assert_allclose(again[name], want, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3", "alibi_parallel", "t5_decoder", "moe"])
 def test_decoding_with_a_cache_equals_the_full_forward(kind, jit):
     """Unequal prompts in a batch, padded on either side: chunked prefill, then step by step."""
     model, params = _model(kind)
@@ -291,10 +294,10 @@ def test_pooler_reads_the_first_state(jit):
     np.testing.assert_allclose(pooled, want, atol=1e-5)
 
 
-def test_initialisation_is_what_the_config_names():
+def test_initialisation_is_what_the_config_names(jit):
     def stds(**fields):
         c = config("tiny", **{**SMALL, "d_model": 64, "d_ff": 256, **fields})
-        init = jax.jit(Transformer(c).init)
+        init = jit(Transformer(c).init)
         params = nn.unbox(init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
         mlp = params["decoder"]["layers"]["mlp"]
         return [float(np.std(mlp[name]["kernel"])) for name in ("up", "down")]
