@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resolver refuses what it cannot honour, and constraints reach the compiled program."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm.core import sharding
+from llm.errors import ConfigError
+
+
+def mesh(**sizes):
+    return sharding.make_mesh(sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ({"data": -1}, {"data": 8}),
+        ({"data": 2, "fsdp": -1}, {"data": 2, "fsdp": 4}),
+        ({"fsdp": 2, "tensor": 4}, {"fsdp": 2, "tensor": 4}),
+    ],
+)
+def test_mesh_shapes(sizes, shape):
+    made = mesh(**sizes)
+    assert {a: n for a, n in made.shape.items() if n > 1} == shape
+    assert tuple(made.shape) == sharding.MESH_AXES
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"data": 3}, "Nearest that would: mesh.data=8"),
+        ({"data": 1, "tensor": 6}, "mesh.tensor=4, mesh.data=2"),
+        ({"data": -1, "fsdp": 5}, "mesh.fsdp=4, mesh.data=2"),
+        ({"data": -1, "fsdp": -1}, "at most one is -1"),
+        ({"data": 0}, "positive"),
+        ({"model": 2}, "Unknown mesh axis 'model'"),
+    ],
+)
+def test_meshes_that_do_not_fit(sizes, says):
+    with pytest.raises(ConfigError, match=says):
+        mesh(**sizes)
+
+
+def test_multi_slice_data_axis_is_laid_over_slices():
+    with pytest.raises(ConfigError, match="dcn=3"):
+        sharding.make_mesh({"data": 8, "dcn": 3})
+
+
+def spec(axes, shape, rules=sharding.PARAMETER_RULES, **sizes):
+    return tuple(sharding.resolve(axes, rules, mesh(**sizes), shape, "w"))
+
+
+def test_resolve():
+    assert spec(("embed", "mlp"), (64, 32), data=2, fsdp=2, tensor=2) == ("fsdp", "tensor")
+    assert spec(("layers", "embed", "mlp"), (3, 64, 32), fsdp=8) == (None, "fsdp", None)
+    assert spec(("batch", "length", None), (16, 8, 5), sharding.ACTIVATION_RULES, data=2, fsdp=4)[
+        0
+    ] == ("data", "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "says"),
+    [
+        (("embed", "embed"), (64, 64), "would split both"),
+        (("embed", "mlp"), (62, 32), "does not divide over"),
+        (("embed", "mpl"), (64, 32), "unknown logical axis 'mpl'"),
+    ],
+)
+def test_resolve_refuses(axes, shape, says):
+    with pytest.raises(ConfigError, match=says):
+        spec(axes, shape, fsdp=4, tensor=2)
+
+
+def test_constraints_are_in_the_program():
+    """Linen drops logical constraints silently under a plain `with mesh:`; ours must not."""
+    with sharding.use_layout(mesh(data=4, tensor=2)):
+        text = str(
+            jax.make_jaxpr(lambda x: sharding.shard(x, "batch", "length", "mlp"))(
+                jnp.zeros((8, 4, 6))
+            )
+        )
+    assert "sharding_constraint" in text and "tensor" in text
+    outside = str(jax.make_jaxpr(lambda x: sharding.shard(x, "batch"))(jnp.zeros(8)))
+    assert "sharding_constraint" not in outside
+
+
+def test_activations_that_do_not_divide_are_refused_inside_and_free_outside():
+    with sharding.use_layout(mesh(data=8)):
+        with pytest.raises(ConfigError, match="'batch' of size 3"):
+            sharding.shard(jnp.zeros((3,)), "batch")
+        with sharding.without_layout():
+            sharding.shard(jnp.zeros((3,)), "batch")
+
+
+def boxed():
+    def box(shape, axes):
+        value = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return nn.LogicallyPartitioned(value, axes)
+
+    return {"a": box((64, 32), ("embed", "mlp")), "b": {"scale": box((7,), (None,))}}
+
+
+def test_shardings_and_report():
+    with sharding.use_layout(mesh(data=2, fsdp=2, tensor=2)) as layout:
+        places = sharding.parameter_shardings(boxed(), layout)
+        rows, totals = sharding.sharding_report(sharding.unbox(boxed()), places)
+    assert {row.name: row.bytes_per_device for row in rows} == {"a": 64 * 32, "b/scale": 28}
+    assert [row.name for row in rows if row.replicated] == ["b/scale"]
+    assert totals["bytes_per_device"] == 64 * 32 + 28
+    assert totals["replicated_fraction"] == pytest.approx(28 / (64 * 32 * 4 + 28))
+
+
+def test_optimizer_state_follows_its_parameters():
+    with sharding.use_layout(mesh(fsdp=8)) as layout:
+        places = sharding.parameter_shardings(boxed(), layout)
+        shapes = sharding.unbox(boxed())
+        state = {"mu": shapes, "count": jax.ShapeDtypeStruct((), jnp.int32)}
+        found = sharding.like_parameters(state, places, layout.mesh)
+    assert tuple(found["mu"]["a"].spec) == ("fsdp", None)
+    assert found["count"].is_fully_replicated
+
+
+def test_inputs_divide():
+    with sharding.use_layout(mesh(data=2, fsdp=2, context=2)) as layout:
+        assert sharding.smallest_input(layout) == (4, 16)
+        placed = jax.device_put(np.zeros((4, 16)), sharding.batch_sharding(layout.mesh, 2))
+    assert placed.sharding.shard_shape((4, 16)) == (1, 8)
