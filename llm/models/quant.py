@@ -30,7 +30,9 @@ def any_quantized(params: Any) -> bool:
 
 def dequantize(params: Any, dtype: Any = "float32") -> Any:
     """Return the tree with every quantised parameter as an array of `dtype`, others untouched."""
-    return jax.tree.map(lambda leaf: _stored(leaf, jnp.dtype(dtype).name), params, is_leaf=is_quantized)
+    return jax.tree.map(
+        lambda leaf: _stored(leaf, jnp.dtype(dtype).name), params, is_leaf=is_quantized
+    )
 
 
 def _stored(leaf: Any, dtype: str) -> Any:
