@@ -53,7 +53,7 @@ def data(tmp_path_factory):
 def start(workdir, data, *more, devices=1):
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", f"count={devices}"),
     }
     return subprocess.Popen(
         [sys.executable, "scripts/pretrain.py", *command(workdir, data, *more)],
