@@ -43,7 +43,12 @@ def disk_bytes(params: Any, folder: str) -> int:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         with checkpoint.Checkpointer(place, asynchronous=False) as writer:
             writer.save(0, {"params": params})
-        return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+        return folder_bytes(place)
+
+
+def folder_bytes(folder: Any) -> int:
+    """Return the bytes of all files of a local folder."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
 
 
 def losses(lm: LanguageModel, texts: Sequence[str]) -> np.ndarray:

@@ -56,10 +56,13 @@ def run(config: Any, workdir: str) -> list[dict[str, Any]]:
         other = measure.runnable(lm, tree, dtype)
         metrics = measure.measure(lm, other, chosen, reference, length)
         metrics["bytes_in_memory"] = {"value": measure.memory_bytes(tree), "stderr": 0.0}
-        metrics["bytes_on_disk"] = {"value": measure.disk_bytes(tree, _made(target)), "stderr": 0.0}
-        found.append({"task": name, "kind": "compression", "n": len(chosen), "metrics": metrics})
         if name == config.keep:
             write(lm, tree, options, workdir, {**configs.to_dict(config), "key": key})
+            size = measure.folder_bytes(target / "checkpoints")
+        else:
+            size = measure.disk_bytes(tree, _made(target))
+        metrics["bytes_on_disk"] = {"value": size, "stderr": 0.0}
+        found.append({"task": name, "kind": "compression", "n": len(chosen), "metrics": metrics})
     files.write_json(done, found)
     files.write_json(target / "summary.json", summary(lm, found, str(config.keep)))
     show(str(config.model), found)
