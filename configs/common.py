@@ -43,6 +43,7 @@ def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> 
             "microbatches": 1,
             "log_every": 50,
             "eval_every": 500,
+            "eval_first": False,
             "ema_decay": 0.0,
             "trainable": ".*",
             "stop_after": 0,
@@ -77,4 +78,5 @@ def follow_up(*, steps: int, batch_size: int, length: int) -> ConfigDict:
     inherited = ConfigDict({"name": "inherit", "dropout": 0.0})
     config = training(inherited, steps=steps, batch_size=batch_size, length=length)
     config.tokenizer.path = ""
+    config.train.eval_first = True
     return config

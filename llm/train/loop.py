@@ -41,6 +41,7 @@ class Plan(NamedTuple):
         stop_after: leave cleanly after this step (0: never); the schedule still ends at `steps`.
         log_every: steps between log lines; also the longest stretch without a host sync.
         max_bad_steps: non-finite steps in a row that end the run.
+        look_first: call the hooks before the first step too.
         flops_per_step: model FLOPs of a full batch, or 0 if unknown.
         peak_flops: of all devices together, or 0 if unknown: no MFU is shown.
     """
@@ -49,6 +50,7 @@ class Plan(NamedTuple):
     stop_after: int
     log_every: int
     max_bad_steps: int
+    look_first: bool = False
     flops_per_step: float = 0.0
     peak_flops: float = 0.0
 
@@ -103,6 +105,8 @@ class Loop:
         holder = [state]
         batches = self.batches(start, lambda: holder[0].params)
         outputs: Any = state.step
+        if start == 0 and self.plan.look_first:
+            self._call_hooks(0, end, state, {"loss": state.step})
         for done in range(start + 1, end + 1):
             with self.timer.data():
                 _, batch = next(batches)
@@ -154,12 +158,13 @@ class Loop:
         self._waiting.clear()
         mean = metric_files.weighted_mean(fetched, "weight")
         last = fetched[-1]
-        values = {f"train/{k}": v for k, v in mean.items() if k not in ("weight", "lr", "skipped")}
+        hidden = ("weight", "lr", "skipped", "tokens")
+        values = {f"train/{k}": v for k, v in mean.items() if k not in hidden}
         if not np.isfinite([f["loss"] for f in fetched]).all():
             values["train/non_finite"] = float(sum(not np.isfinite(f["loss"]) for f in fetched))
         values["train/lr"] = last["lr"]
         values["train/skipped"] = last["skipped"]
-        self._tokens = mean["weight"] / len(fetched)
+        self._tokens = sum(f["tokens"] for f in fetched) / len(fetched)
         values.update(self._speed())
         self.writer.write(done, self._seconds(), values)
         self.say(self._line(done, values))
@@ -168,7 +173,7 @@ class Loop:
     def _speed(self) -> dict[str, float]:
         values = self.timer.metrics()
         seconds = self.timer.seconds_per_step()
-        if seconds:
+        if seconds and self._tokens:
             values["perf/tokens_per_s"] = self._tokens / seconds
             if self.plan.flops_per_step and self.plan.peak_flops:
                 values["perf/mfu"] = self.plan.flops_per_step / seconds / self.plan.peak_flops
@@ -183,6 +188,7 @@ class Loop:
         parts.append(f"lr {values['train/lr']:.2e}  grad {values.get('train/grad_norm', 0):.2f}")
         if "perf/tokens_per_s" in values:
             parts.append(f"{values['perf/tokens_per_s']:,.0f} tok/s")
+        if "perf/step_seconds" in values:
             left = (self.plan.steps - done) * values["perf/step_seconds"]
             parts.append(f"eta {int(left // 60)}:{int(left % 60):02d}")
         if "perf/mfu" in values:

@@ -84,6 +84,7 @@ class Settings(NamedTuple):
         microbatches: parts a batch is processed in.
         log_every: steps between log lines.
         eval_every: steps between evaluations that do not say their own.
+        eval_first: evaluate before the first step too.
         ema_decay: moving average of parameters; 0 for none.
         trainable: regular expression of trained parameters.
         stop_after: leave cleanly after this step; 0 never.
@@ -97,6 +98,7 @@ class Settings(NamedTuple):
     microbatches: int = 1
     log_every: int = 50
     eval_every: int = 0
+    eval_first: bool = False
     ema_decay: float = 0.0
     trainable: str = ".*"
     stop_after: int = 0
@@ -239,6 +241,7 @@ def _plan(settings: Settings, inputs: Inputs, layout: sharding.Layout) -> loop.P
         settings.stop_after,
         settings.log_every,
         settings.max_bad_steps,
+        settings.eval_first,
         flops,
         (peak or 0.0) * layout.mesh.size,
     )
@@ -357,7 +360,7 @@ class Keeper:
 
     def _check_extra(self, extra: Mapping[str, Any]) -> None:
         now = self._extra()
-        for key, what in (("fingerprint", "training data"), ("tokenizer", "tokenizer")):
+        for key, what in (("fingerprint", "training data"), ("tokenizer_hash", "tokenizer")):
             then = extra.get(key)
             if then != now[key] and not self.settings.accept_new_data:
                 raise DataError(
@@ -372,7 +375,7 @@ class Keeper:
     def _extra(self) -> dict[str, Any]:
         return {
             "fingerprint": getattr(self.inputs.source, "fingerprint", ""),
-            "tokenizer": getattr(self.inputs.tokenizer, "hash", ""),
+            "tokenizer_hash": getattr(self.inputs.tokenizer, "hash", ""),
             "source": self.inputs.source.state(),
         }
 

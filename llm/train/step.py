@@ -62,6 +62,12 @@ def split_batch(batch: Any, parts: int) -> Any:
     return jax.tree.map(split, batch)
 
 
+def real_tokens(batch: Batch) -> jax.Array:
+    """Count the tokens of a batch that are no padding, on all sides of it (float32 [])."""
+    segments = [x for name, x in batch.items() if name.endswith("segments")]
+    return sum((jnp.sum(x > 0, dtype=jnp.float32) for x in segments), jnp.float32(0))
+
+
 def example_keys(key: jax.Array, count: int) -> jax.Array:
     """Derive one PRNG key per example of the global batch: no split of it changes them."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
@@ -133,6 +139,7 @@ def make_step(
         skipped = jnp.stack([state.skipped[0] + bad, (state.skipped[1] + 1) * bad])
         metrics = {name: value / jnp.maximum(w, 1e-6) for name, (value, w) in sums.items()}
         metrics.update(grad_norm=norm, lr=rate, weight=sums["loss"][1], skipped=skipped[0])
+        metrics["tokens"] = real_tokens(batch)
         return State(state.step + 1, params, opt_state, ema, skipped), metrics
 
     return step
