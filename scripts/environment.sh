@@ -20,8 +20,9 @@ wanted="$1 $(cat setup.py constraints.txt | cksum)"
 mark="$(python -c 'import sys; print(sys.prefix)')/jax-llm-$1"
 if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
   echo "installing jax-llm[$1]"
-  python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]" 2>&1 |
-    grep -v '^WARNING: Location' || true
-  python -c 'import llm, jax'
+  if ! log=$(python -m pip install --quiet -c constraints.txt -e ".[$1]" 2>&1); then
+    printf '%s\nerror: the installation failed; see above.\n' "$log" >&2
+    exit 2
+  fi
   echo "$wanted" >"$mark"
 fi

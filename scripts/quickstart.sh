@@ -25,7 +25,7 @@ stage tokenizer python scripts/tokenizer.py --config=configs/tokenizer/tiny.py \
 stage pretrain python scripts/pretrain.py --config=configs/pretrain/quickstart.py \
   --config.data.path="$RUNS/corpus" --config.tokenizer.path="$RUNS/tokenizer" \
   --workdir="$RUNS/pretrain"
-stage sft python scripts/posttrain.py --config=configs/posttrain/quickstart.py \
+stage sft python scripts/posttrain.py --config=configs/posttrain/tiny.py \
   --config.data.path="$RUNS/corpus" --config.init.from="$RUNS/pretrain" --workdir="$RUNS/sft"
 stage dpo python scripts/posttrain.py --config=configs/posttrain/dpo.py \
   --config.data.path="$RUNS/corpus" --config.init.from="$RUNS/sft" --workdir="$RUNS/dpo"

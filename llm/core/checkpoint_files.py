@@ -56,7 +56,8 @@ def root(directory: str | os.PathLike) -> Any:
     """Return the directory that holds the steps: the given one, or its `checkpoints/`."""
     base = files.path(directory)
     inner = base / "checkpoints"
-    return inner if base.name != "checkpoints" and inner.is_dir() else base
+    found = inner if base.name != "checkpoints" and inner.is_dir() else base
+    return found.absolute() if is_local(found) else found  # Orbax wants absolute paths
 
 
 def is_local(directory: Any) -> bool:

@@ -345,3 +345,11 @@ def test_how_long_a_save_holds_the_loop(tmp_path, record_property):
             record_property(f"blocked_seconds_{step}", writer.blocked)
             writer.wait()
             assert writer.blocked > 0
+
+
+def test_relative_paths_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with checkpoint.Checkpointer("run/checkpoints") as keeper:
+        keeper.save(1, {"params": {"w": jnp.arange(3.0)}})
+    restored = checkpoint.restore("run")
+    assert restored.step == 1 and restored.tree["params"]["w"].tolist() == [0.0, 1.0, 2.0]
