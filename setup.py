@@ -14,6 +14,7 @@ EXTRAS = {
     ],
     "quant": ["qwix>=0.1.8"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "sse-starlette>=2.1", "prometheus-client>=0.20"],
+    "eval": ["lm-eval>=0.4.9"],
     "track": ["tensorboardX>=2.6", "wandb>=0.18"],
     "tpu": ["jax[tpu]", "gcsfs"],
     "gpu": ["jax[cuda12]"],
@@ -29,6 +30,7 @@ EXTRAS["dev"] = [
     "nbformat",
     "openai>=1.50",
     "pytest",
+    "pytest-xdist",
     "ruff",
 ]
 

@@ -8,4 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" dev
 ruff check .
 ruff format --check .
 mypy
-exec python -m pytest "$@"
+# Two workers: most of the time goes into compiling, which uses one core.
+exec python -m pytest -n "${JOBS:-2}" --dist loadfile "$@"
