@@ -99,7 +99,7 @@ def _against_reference(
 
         return {
             "loss": total(each),
-            "reward_accuracy": total((good > bad).astype(jnp.float32)),
+            "reward_accuracy": total(0.5 + 0.5 * jnp.sign(good - bad)),  # a tie is half right
             "reward_margin": total(good - bad),
             "reward_chosen": total(good),
             "reward_rejected": total(bad),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the joint report of the stages' folders that lie side by side in one folder."""
+"""Write the joint report and the model card of stages whose folders lie side by side."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llm.errors import DataError, UserError
 from llm.report.life import life_report
+from llm.report.model_card import write_model_card
 
 # Stage -> the folder names it may have, as scripts/quickstart.sh makes them
 FOLDERS = {
@@ -41,15 +42,27 @@ def find_stages(runs: Path) -> dict[str, Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read --runs, write report.html there, return the exit code."""
+    """Read --runs, write report.html and MODEL_CARD.md there, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", required=True, help="folder of the stages' folders")
     options = parser.parse_args(argv)
     runs = Path(options.runs)
     try:
-        page = life_report(find_stages(runs), runs / "report.html")
+        stages = find_stages(runs)
+        page = life_report(stages, runs / "report.html")
+        training = [stages[name] for name in ("pretrain", "sft", "dpo") if name in stages]
+        card = training and write_model_card(
+            runs / "MODEL_CARD.md",
+            name=runs.name,
+            training=training,
+            evaluation=stages.get("eval", ""),
+            compression=stages.get("compress", ""),
+            corpus=stages.get("corpus", ""),
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(f"report: {page}")
+    if card:
+        print(f"model card: {card}")
     return 0

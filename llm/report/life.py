@@ -198,7 +198,10 @@ def _planted(run: Run) -> str:
     for name, found in run.artifacts.get("funnel", {}).get("planted", {}).items():
         if isinstance(found, Mapping) and "recall" in found:
             counts = [page.show(found.get(key, "")) for key in ("positives", "hits")]
-            shares = [number(float(found[key]), 3) for key in ("recall", "precision")]
+            shares = [
+                "–" if found.get(key) is None else number(float(found[key]), 3)
+                for key in ("recall", "precision")
+            ]
             rows.append([escape(name), *counts, *shares])
     head = ["planted to check the cleaning", "there", "found", "recall", "precision"]
     return page.table(head, rows, (1, 2, 3, 4))

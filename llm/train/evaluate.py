@@ -64,10 +64,10 @@ def loss_evaluator(
             total = part if total is None else jax.tree.map(jnp.add, total, part)
         found = {k: float(s) / max(float(w), 1e-6) for k, (s, w) in total.items()}
         if "nll" in found:
-            tokens, size = dataset.manifest.get("tokens", 0), dataset.manifest.get("bytes_of_text")
+            learned, size = dataset.manifest.get("weight", 0), dataset.manifest.get("bytes_of_text")
             found["perplexity"] = math.exp(min(found["nll"], 700.0))
-            if tokens and size:
-                found["bits_per_byte"] = found["nll"] * tokens / size / math.log(2)
+            if learned and size:
+                found["bits_per_byte"] = found["nll"] * learned / size / math.log(2)
         return found
 
     return evaluate
