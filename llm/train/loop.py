@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one training loop: dispatch steps ahead, log, call hooks, save, stop when told."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -64,10 +63,11 @@ class Loop:
         batches: yields (step, device batch); called with the current parameters' getter.
         writer: takes the metrics.
         hooks: evaluations, samples.
-        save: (state, seconds) -> None, called by `save_every` and at the end.
+        save: (state, evaluations of this step) -> None, called by `save_every` and at the end.
         save_every: steps between saves; 0 for the end only.
         stopping: (step) -> True once a signal asked to stop.
         say: prints one line.
+        bar: told the number of steps done, after each.
     """
 
     def __init__(
@@ -78,14 +78,16 @@ class Loop:
         *,
         writer: metric_files.Writer,
         hooks: Sequence[Hook] = (),
-        save: Callable[[State], None],
+        save: Callable[[State, dict[str, float]], None],
         save_every: int = 0,
         stopping: Callable[[int], bool] = lambda step: False,
         say: Callable[[str], None] = print,
+        bar: Callable[[int], None] = lambda done: None,
     ):
         self.plan, self.step, self.batches, self.writer = plan, step, batches, writer
         self.hooks, self.save, self.save_every = hooks, save, save_every
-        self.stopping, self.say = stopping, say
+        self.stopping, self.say, self.bar = stopping, say, bar
+        self.latest: dict[str, float] = {}  # evaluated at this step
         self.timer = StepTimer()
         self.begin = time.perf_counter() - writer.seconds_before
         self._waiting: list[Any] = []  # metrics still on the devices
@@ -117,18 +119,33 @@ class Loop:
             stop = self.stopping(done)
             if done % self.plan.log_every == 0 or done in (end, start + 1) or stop:
                 self._log(done, state)
+            if not stop:
+                self._evaluate(done, end, state, outputs)
             due = self.save_every and done % self.save_every == 0
             if due or stop or done == end:
                 self._check(done, state)
                 with self.timer.pause(outputs["loss"]):
-                    self.save(state)
+                    self.save(state, self.latest)
+            self.bar(done)
             if stop and done < end:
                 raise Preempted(
                     f"Stopped by a signal after step {done}; the state is saved.",
                     "Run the same command to resume.",
                 )
-            self._call_hooks(done, end, state, outputs)
         return holder[0]
+
+    def _evaluate(self, done: int, end: int, state: State, outputs: Any) -> None:
+        """Call the hooks before saving, so that a checkpoint knows its own evaluation.
+
+        A hook that fails loses no step: the state is saved before its error ends the run.
+        """
+        self.latest = {}
+        try:
+            self._call_hooks(done, end, state, outputs)
+        except Exception:
+            self._check(done, state)
+            self.save(state, {})
+            raise
 
     def _call_hooks(self, done: int, end: int, state: State, outputs: Any) -> None:
         for hook in self.hooks:
@@ -136,6 +153,7 @@ class Loop:
                 with self.timer.pause(outputs["loss"]):
                     values = hook.function(done, state)
                 if values:
+                    self.latest.update(values)
                     self.writer.write(done, self._seconds(), values)
                     shown = "  ".join(f"{k.split('/')[-1]} {v:.4g}" for k, v in values.items())
                     self.say(f"step {done:>6}  {hook.name}: {shown}")
@@ -194,8 +212,3 @@ class Loop:
         if "perf/mfu" in values:
             parts.append(f"mfu {values['perf/mfu']:.1%}")
         return "  ".join(parts)
-
-
-def say(line: str) -> None:
-    """Print one line at once."""
-    print(line, flush=True, file=sys.stdout)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from llm import files
-from llm.core import checkpoint, metrics, profile, sharding, signals, trees
+from llm.core import checkpoint, console, metrics, profile, sharding, signals, trees
 from llm.core import config as configs
 from llm.data import feed
 from llm.errors import ConfigError, DataError
@@ -146,8 +146,13 @@ def train(config: Any, workdir: str, inputs: Inputs) -> State:
     settings = Settings(**configs.bind(Settings, config.train, "train"))
     mesh = sharding.make_mesh(dict(config.mesh))
     check_batch(settings, mesh)
-    with sharding.use_layout(mesh) as layout, signals.watch(jax.process_count()) as stop:
-        return _train(config, workdir, inputs, settings, layout, stop.requested)
+    first = jax.process_index() == 0
+    with (
+        sharding.use_layout(mesh) as layout,
+        signals.watch(jax.process_count()) as stop,
+        console.progress(settings.steps, enabled=first) as screen,
+    ):
+        return _train(config, workdir, inputs, settings, layout, stop.requested, screen)
 
 
 def _train(
@@ -157,6 +162,7 @@ def _train(
     settings: Settings,
     layout: sharding.Layout,
     stopping: Callable[[int], bool],
+    screen: console.Screen,
 ) -> State:
     bones = initial.skeleton(inputs.model, layout, settings.trainable)
     optimizer = make_optimizer(
@@ -197,7 +203,8 @@ def _train(
         save=keeper.save,
         save_every=keeper.every,
         stopping=stopping,
-        say=loop.say if jax.process_index() == 0 else lambda line: None,
+        say=screen.say,
+        bar=screen.bar,
     )
     _announce(runner.say, inputs, bones, layout, int(state.step), settings)
     try:
@@ -379,11 +386,11 @@ class Keeper:
             "source": self.inputs.source.state(),
         }
 
-    def save(self, state: State) -> None:
-        """Save a state once per step."""
+    def save(self, state: State, metrics: Mapping[str, float]) -> None:
+        """Save a state, once per step, with its evaluation (for checkpoint.keep_best)."""
         step = int(state.step)
         if step != self._saved:
-            self.checkpointer.save(step, self._tree(state), self._extra())
+            self.checkpointer.save(step, self._tree(state), self._extra(), dict(metrics))
             self._saved = step
 
     def close(self) -> None:
@@ -411,6 +418,12 @@ def _announce(
         + f"; {jax.device_count()} x {jax.devices()[0].device_kind} ({axes})"
         + f"; jax {jax.__version__}, python {platform.python_version()}"
     )
+    if layout.mesh.size > 1:
+        _, totals = sharding.sharding_report(bones.shapes, bones.shardings)
+        say(
+            f"parameters: {totals['bytes_per_device'] / 1e6:.2f} MB per device, "
+            f"{totals['replicated_fraction']:.1%} of them on every device"
+        )
     if start >= settings.steps:
         say(f"already trained to step {start}; raise config.train.steps to train on")
     elif start:
