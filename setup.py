@@ -23,6 +23,7 @@ EXTRAS["quickstart"] = EXTRAS["quant"] + EXTRAS["serve"]
 EXTRAS["dev"] = [
     *EXTRAS["data"],
     *EXTRAS["quickstart"],
+    "httpx",  # test client
     "hypothesis",
     "ipykernel",
     "mypy",

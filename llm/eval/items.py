@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from llm import files
 from llm.errors import DataError
+from llm.text.functions import Function, function_of
 
 
 class Item(NamedTuple):
@@ -99,17 +100,6 @@ def read_items(
     ]
 
 
-class Function(NamedTuple):
-    """A documented function: "def f(x)", "package.module.f(x)", "package.module.f", and what it
-    does, in a sentence.
-    """
-
-    signature: str
-    call: str
-    name: str
-    summary: str
-
-
 def describe_functions(
     documents: Iterable[Mapping[str, Any]], n_options: int = 4, limit: int = 0, seed: int = 0
 ) -> list[tuple[list[Function], int]]:
@@ -163,18 +153,6 @@ def distinct_functions(documents: Iterable[Mapping[str, Any]]) -> list[Function]
             seen |= keys
             functions.append(found)
     return functions
-
-
-def function_of(meta: Mapping[str, Any]) -> Function:
-    """Read a document's meta; fields it lacks are empty."""
-    signature = str(meta.get("signature") or "").strip()
-    qualified = str(meta.get("qualname") or "")
-    head, bracket, rest = re.sub(r"^(async )?(def|class) ", "", signature).partition("(")
-    if qualified.endswith(head):
-        head = f"{meta.get('module', '')}.{qualified}".lstrip(".")
-    call = head + bracket + rest
-    call = call if len(call) <= 160 else call[:157] + "..."
-    return Function(signature, call, head, str(meta.get("summary") or "").strip())
 
 
 def function_items(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from llm.errors import DataError
+from llm.text.functions import function_of
 
 PROMPTS = (
     "What does `{signature}` do?",
@@ -15,7 +16,7 @@ PROMPTS = (
 
 
 def functions(documents: Iterable[dict]) -> list[tuple[str, str]]:
-    """Return (signature, summary) of every documented function, each signature once.
+    """Return (call, summary) of every documented function, each call once.
 
     Raises:
         DataError: no document describes a function.
@@ -23,25 +24,16 @@ def functions(documents: Iterable[dict]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for document in documents:
         meta = document.get("meta", {})
-        signature, summary = meta.get("signature", ""), meta.get("summary", "")
-        if meta.get("kind") == "docstring" and signature and len(summary) >= 12:
-            found.setdefault(_named(signature, meta), summary)
+        function = function_of(meta)
+        described = function.signature and len(function.summary) >= 12
+        if meta.get("kind") == "docstring" and described:
+            found.setdefault(function.call, function.summary)
     if not found:
         raise DataError(
             "No document describes a function (meta.signature and meta.summary).",
             "Build the corpus from the pydocs source, or give chats with config.data.source=chats.",
         )
     return sorted(found.items())
-
-
-def _named(signature: str, meta: dict) -> str:
-    """Put the module before the name, so that equal names stay apart; keep it short."""
-    plain = signature.removeprefix("async ").removeprefix("def ").removeprefix("class ")
-    qualified = meta.get("qualname", "")
-    name, bracket, rest = plain.partition("(")
-    if qualified.endswith(name):
-        plain = f"{meta.get('module', '')}.{qualified}{bracket}{rest}"
-    return plain if len(plain) <= 160 else plain[:157] + "..."
 
 
 def _shuffled(documents: Iterable[dict], seed: int, limit: int) -> list[tuple[str, str]]:
