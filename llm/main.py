@@ -30,6 +30,7 @@ DATA = {
     "documents": "llm.pretrain.rows:documents",
     "text": "llm.pretrain.rows:text",
     "rows": "llm.pretrain.rows:rows",
+    "tfds": "llm.pretrain.rows:tfds",
     "chats": "llm.posttrain.rows:chats",
     "preferences": "llm.posttrain.rows:preferences",
     "function_questions": "llm.posttrain.rows:function_questions",

@@ -77,3 +77,56 @@ def rows(tokenizer: Any, folder: str, *, path: str, length: int) -> Splits:
     if "train" not in made:
         raise DataError(f"{path} holds no train rows.", "Make them with a pretrain run.")
     return made
+
+
+def tfds(
+    tokenizer: Any,
+    folder: str,
+    *,
+    path: str,
+    length: int,
+    data_dir: str = "",
+    train: str = "train",
+    validation: str = "validation",
+    text_field: str = "text",
+) -> Splits:
+    """Pack a TensorFlow Datasets source through its SeqIO task; needs the extra `data`.
+
+    Rows that were written before are used again without importing TensorFlow.
+
+    Args:
+        tokenizer: gives the ids.
+        folder: where rows are written, or found again.
+        path: name, configuration and version, such as "c4/en:3.1.0".
+        length: tokens per row.
+        data_dir: folder (or bucket) of the prepared dataset; "" for the usual place.
+        train: slice to train on, such as "train[1%:]".
+        validation: slice to hold out; "" for none.
+        text_field: feature that holds the text.
+    """
+    slices = {"train": train, "validation": validation}
+
+    def read(split: str) -> Iterator[Mapping[str, Any]]:
+        from llm.data import tasks
+
+        named = {name: part for name, part in slices.items() if part}
+        task = tasks.tfds_task(
+            "pretrain",
+            path,
+            tokenizer,
+            data_dir=data_dir or None,
+            splits=named,
+            text_field=text_field,
+        )
+        yield from tasks.source_documents(task, split, text_field)
+
+    made = {}
+    for split, part in slices.items():
+        if part:
+            target = files.path(folder) / split
+            source = files.hash_json([path, part, data_dir, text_field])
+            prepare.prepare_documents(
+                read(split), tokenizer, length, str(target), source_hash=source
+            )
+            made[split] = open_rows(target)
+    return made

@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from llm import main
+from llm.core import config as configs
 from llm.data import prepare, rows
 from llm.errors import ConfigError, DataError
 from llm.tokenizers import sentencepiece
@@ -46,8 +48,8 @@ def documents(tmp_path_factory, tokenizer, tasks):
 
 
 @pytest.fixture(scope="module")
-def tfds_task(tmp_path_factory, tokenizer, tasks):
-    """A task over a TFDS dataset that is written here."""
+def tfds_folder(tmp_path_factory, tasks):
+    """A TFDS dataset that is written here."""
     import tensorflow_datasets as tfds
 
     folder = tmp_path_factory.mktemp("tfds")
@@ -62,11 +64,16 @@ def tfds_task(tmp_path_factory, tokenizer, tasks):
     writer.initialize_splits(["train"])
     writer.add_examples({"train": [{"body": text} for text in ["", *TEXTS]]})
     writer.close_all()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tfds_task(tfds_folder, tokenizer, tasks):
     return tasks.tfds_task(
         "tiny",
         "tiny_text:1.0.0",
         tokenizer,
-        data_dir=str(folder),
+        data_dir=str(tfds_folder),
         splits={"train": "train[:61]", "validation": "train[61:]"},
         text_field="body",
     )
@@ -98,6 +105,23 @@ def test_rows_from_tfds_are_byte_identical(tfds_task, tasks, tokenizer, split, t
     manifest = prepare.prepare_documents(raw, tokenizer, LENGTH, tmp_path / "b", source_hash="t")
     assert manifest["bytes_of_text"] == sum(len(text.encode()) for text in texts)
     assert_same(tmp_path / "b", tasks.stream_rows(tfds_task, split, tokenizer, LENGTH))
+
+
+def test_rows_of_a_config_with_a_tfds_source(tfds_folder, tfds_task, tasks, tokenizer, tmp_path):
+    section = {
+        "path": "tiny_text:1.0.0",
+        "data_dir": str(tfds_folder),
+        "train": "train[:61]",
+        "validation": "train[61:]",
+        "text_field": "body",
+        "length": LENGTH,
+    }
+    builder = configs.resolve_builder(main.DATA["tfds"])
+    made = builder(tokenizer, str(tmp_path), **section)
+    for split in ("train", "validation"):
+        assert_same(tmp_path / split, tasks.stream_rows(tfds_task, split, tokenizer, LENGTH))
+    again = builder(tokenizer, str(tmp_path), **section)
+    assert again["train"].fingerprint == made["train"].fingerprint
 
 
 def test_mixture_draws_by_rate(documents, tfds_task, tasks, tokenizer):
