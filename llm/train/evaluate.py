@@ -9,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm.core import trees
+from llm.errors import ConfigError
+from llm.train.loop import Hook
 from llm.train.objective import Objective
-from llm.train.step import example_keys
+from llm.train.settings import Inputs, Settings, keys
+from llm.train.step import Frozen, State, example_keys
 
 Place = Callable[[Mapping[str, np.ndarray]], Any]
 
@@ -71,3 +75,39 @@ def loss_evaluator(
         return found
 
     return evaluate
+
+
+def hooks(
+    config: Any, inputs: Inputs, settings: Settings, frozen: Frozen, place: Place
+) -> list[Hook]:
+    """Build one hook per entry of config.evals: the objective's loss on held-out rows."""
+    hooks = []
+    for name, section in config.get("evals", {}).items():
+        options = {"split": "validation", "every": 0, "batches": 0, **keys(section)}
+        dataset = inputs.splits.get(options["split"])
+        if dataset is None:
+            known = ", ".join(inputs.splits) or "none"
+            raise ConfigError(
+                f"config.evals.{name}.split={options['split']!r} has no rows.",
+                f"Splits: {known}. Take the evaluation out, or give data with that split.",
+            )
+        measure = loss_evaluator(
+            inputs.objective,
+            dataset,
+            place,
+            batch_size=settings.batch_size,
+            batches=options["batches"],
+            index=jax.process_index(),
+            count=jax.process_count(),
+        )
+
+        def function(
+            step: int, state: State, measure: Any = measure, name: str = name
+        ) -> dict[str, float]:
+            del step
+            params = state.ema if settings.ema_decay else state.params
+            full = trees.merge(params, frozen.params) if frozen.params else params
+            return {f"eval/{name}/{k}": v for k, v in measure(full, frozen.objective).items()}
+
+        hooks.append(Hook(name, function, options["every"] or settings.eval_every))
+    return hooks
