@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from llm.core.redact import redact_tree
 from llm.errors import ConfigError
 
 _SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _TRUE = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_SECRET = re.compile(r"(api_?key|token|secret|password|credential)s?$", re.IGNORECASE)
 
 
 class Invocation(NamedTuple):
@@ -291,23 +290,13 @@ def _plain(value: Any) -> Any:
 
 def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the config as plain nested dicts, secrets replaced by "***"."""
-    return redact(_plain(config))
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """Replace values of secret-looking keys in nested dicts and lists."""
-    if isinstance(value, Mapping):
-        return {k: redact(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
-    hidden = isinstance(value, str) and value and _SECRET.search(key)
-    return "***" if hidden else value
+    return redact_tree(_plain(config))
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
     """Return the list of fields with type and value, one a line, for `--help`."""
     lines = []
     for name, (kind, value) in fields(config).items():
-        shown = "***" if _SECRET.search(name) and value else json.dumps(value, default=str)
+        shown = json.dumps(redact_tree(value, name), default=str)
         lines.append(f"  --config.{name}={shown}  ({kind.__name__})")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from llm.core.redact import Redacting, redact
 from llm.errors import ConfigError, UserError
 
 USAGE = """usage: python scripts/{stage}.py --config=configs/{stage}/<name>.py [--config.<field>=…]
@@ -46,8 +47,8 @@ def main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
         return _main(stage, argv, extra)
     except UserError as error:
         if debug:
-            traceback.print_exc()
-        first, *rest = str(error).splitlines()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        first, *rest = redact(str(error)).splitlines()
         print(f"error: {first}", *(f"  {line}" for line in rest[:3]), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -55,8 +56,9 @@ def main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
         return 130
     except Exception as error:
         if debug:
-            raise
-        lines = str(error).strip().splitlines() or [""]
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+            return 1
+        lines = redact(str(error)).strip().splitlines() or [""]
         print(f"error: {type(error).__name__}: {lines[0][:300]}", file=sys.stderr)
         print("  Run again with --debug for the traceback.", file=sys.stderr)
         return 1
@@ -109,7 +111,9 @@ def quiet() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Redacting("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("absl").setLevel(logging.ERROR)
     logging.getLogger("jax").setLevel(logging.ERROR)
 

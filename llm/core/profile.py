@@ -236,12 +236,11 @@ def environment(**more: Any) -> dict[str, Any]:
     """
     import importlib.metadata
     import platform
-    import re
     import sys
 
     import jax
 
-    secret = re.compile(r"((?:api_?key|_token|secret|password)=)\S+", re.IGNORECASE)
+    from llm.core.redact import redact
 
     packages = ("jax-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {}
@@ -254,7 +253,7 @@ def environment(**more: Any) -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "platform": platform.platform(terse=True),
-        "command": secret.sub(r"\1***", " ".join(sys.argv)),
+        "command": redact(" ".join(sys.argv)),
         "versions": {"python": platform.python_version(), **versions},
     }
 

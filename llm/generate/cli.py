@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from llm.core.config import nearest
+from llm.core.redact import redact
 from llm.errors import ConfigError, UserError
 
 EXAMPLE = "python scripts/generate.py --model=runs/pretrain_tiny --prompt='Return the'"
@@ -77,8 +78,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     except UserError as error:
         if "--debug" in argv:
-            traceback.print_exc()
-        first, *rest = str(error).splitlines()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        first, *rest = redact(str(error)).splitlines()
         print(f"error: {first}", *(f"  {line}" for line in rest), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -3,12 +3,12 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm import files
+from llm.core.redact import redact_tree
 
 # Small JSON files that stages write beside their results; each is optional.
 ARTIFACTS = {
@@ -21,18 +21,6 @@ ARTIFACTS = {
     "rows": "rows/manifest.json",
     "summary": "summary.json",
 }
-
-_SECRET_KEY = re.compile(
-    r"^token$|(^|_)(api_?key|access_?key|(auth|access|api|hf|bearer|secret)_?token|secret|password|"
-    r"passwd|credential|private_?key)s?$",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(
-    r"(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,}|github_pat_\w{8,}|"
-    r"xox[abprs]-[\w-]{8,}|AKIA[0-9A-Z]{12,}|AIza[\w-]{20,}|ya29\.[\w-]+|"
-    r"eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@))"
-)
-HIDDEN = "[hidden]"
 
 
 class Run(NamedTuple):
@@ -90,14 +78,14 @@ def read_run(directory: Any) -> Run:
     for key, relative in ARTIFACTS.items():
         value = _read_object(root / relative, broken)
         if value:
-            artifacts[key] = redact(value)
+            artifacts[key] = redact_tree(value)
     return Run(
         path=root,
         name=root.name,
-        config=redact(config),
+        config=redact_tree(config),
         metrics=merge_steps(_read_lines(root / "metrics.jsonl", broken)),
         samples=[s for s in _read_lines(root / "samples.jsonl", broken) if "text" in s],
-        results=redact(results),
+        results=redact_tree(results),
         artifacts=artifacts,
         broken=broken,
     )
@@ -198,19 +186,6 @@ def metric_names(run: Run) -> list[str]:
             if key not in ("step", "time") and isinstance(value, int | float):
                 names.setdefault(key)
     return list(names)
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """Hide secrets in nested dicts and lists: by the key's name and by the value's form."""
-    if isinstance(value, Mapping):
-        return {str(k): redact(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(item, key) for item in value]
-    if isinstance(value, str) and value:
-        if _SECRET_KEY.search(key):
-            return HIDDEN
-        return _SECRET_VALUE.sub(HIDDEN, value)
-    return value
 
 
 def lookup(config: Mapping[str, Any], dotted: str, default: Any = None) -> Any:
