@@ -40,7 +40,9 @@ def _huggingface(lm: LanguageModel, place: Any, kind: str) -> None:
     from llm.models import convert, gguf_tokenizer
 
     _no_kind(kind)
-    convert.save_hf(lm.config, lm.params, place)
+    names = ("bos", "eos", "pad") if lm.tokenizer is not None else ()
+    ids = {f"{name}_token_id": getattr(lm.tokenizer, f"{name}_id") for name in names}
+    convert.save_hf(lm.config, lm.params, place, token_ids=ids)
     if lm.tokenizer is None:
         return
     lm.tokenizer.save(place)  # what this project opens

@@ -88,6 +88,7 @@ class TransformerConfig:
     n_experts: int = 0
     experts_per_token: int = 2
     n_shared_experts: int = 0
+    shared_expert_gate: bool = False  # a learned sigmoid per token scales them (Qwen 2 MoE)
     d_expert: int = 0  # hidden size of one expert; 0 = d_ff
     router: str = "softmax"
     router_normalize: bool = True  # the chosen experts' weights sum to one

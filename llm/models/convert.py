@@ -168,13 +168,25 @@ def _find_names(rows: list[Row], config: TransformerConfig, tensors: Tensors) ->
 # --- Export ------------------------------------------------------------------------------------
 
 
-def save_hf(config: TransformerConfig, params: Mapping[str, Any], folder: Any) -> None:
+def save_hf(
+    config: TransformerConfig,
+    params: Mapping[str, Any],
+    folder: Any,
+    *,
+    family: str = "",
+    token_ids: Mapping[str, int | None] | None = None,
+) -> None:
     """Write config.json and safetensors (shards of 5 GB) that `transformers` opens.
+
+    Args:
+        family: a model_type to write it as; "" takes the first that computes this model.
+        token_ids: `bos_token_id` and the like for config.json, where the family says nothing else.
 
     Raises:
         ConfigError: no Hugging Face family computes this model.
     """
-    raw = hf_config.write(config)
+    raw = hf_config.write(config, family)
+    raw |= {name: i for name, i in (token_ids or {}).items() if raw.get(name) is None}
     entries = export_entries(config, params, raw["model_type"])
     raw["dtype"] = next(iter(entries.values())).dtype
     folder = Path(folder)

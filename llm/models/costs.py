@@ -16,7 +16,8 @@ def _mlp_matmul(config: TransformerConfig) -> int:
     if not config.n_experts:
         return matrices * config.d_model * config.d_ff
     used = config.experts_per_token + config.n_shared_experts
-    return used * matrices * config.d_model * config.d_expert + config.d_model * config.n_experts
+    scores = config.n_experts + config.shared_expert_gate
+    return used * matrices * config.d_model * config.d_expert + config.d_model * scores
 
 
 def matmul_parameters(config: TransformerConfig) -> int:

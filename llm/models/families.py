@@ -3,9 +3,9 @@
 
 A row says: our leaf, their tensor, how their dimensions are laid out, ours. Letters as everywhere
 (D model, N heads, K kv-heads, H head, F hidden, V vocabulary, E experts), and X expert hidden,
-P position rows, R relative buckets, Y token types, C another D. `(N H)` is one flattened
-dimension, `{A|B|C}` a concatenation of which `pick` says the row's part. `{i}` counts layers,
-`{e}` experts.
+Z hidden of the shared experts together, U one, P position rows, R relative buckets, Y token types,
+C another D. `(N H)` is one flattened dimension, `{A|B|C}` a concatenation of which `pick` says the
+row's part. `{i}` counts layers, `{e}` experts.
 """
 
 from collections.abc import Callable
@@ -81,6 +81,20 @@ def _experts(router: str, experts: str, gate: str, up: str, down: str) -> Rows:
     ]
 
 
+def _shared_experts(theirs: str) -> Rows:
+    at = "decoder/layers/moe"
+    rows = [
+        Row(f"{at}/shared/{name}/kernel", f"{theirs}.shared_expert.{name}_proj.weight", *layouts)
+        for name, layouts in (
+            ("gate", ("Z D", "D Z")),
+            ("up", ("Z D", "D Z")),
+            ("down", ("D Z", "Z D")),
+        )
+    ]
+    gate = f"{theirs}.shared_expert_gate.weight"
+    return [*rows, Row(f"{at}/shared_gate_kernel", gate, "U D", "D U")]
+
+
 def _table(ours: str, theirs: str, rows: str) -> Row:
     return Row(ours, theirs, f"{rows} D", f"{rows} D")
 
@@ -110,7 +124,9 @@ def llama_rows(c: TransformerConfig) -> Rows:
     if not c.n_experts:
         names = ("gate_proj", "up_proj", "down_proj")
         return rows + _mlp(f"{ours}/mlp", f"{layer}.mlp", *names, True, c.mlp_bias)
-    if c.qk_norm == "head":  # Qwen 3
+    if c.n_shared_experts:
+        rows += _shared_experts(f"{layer}.mlp")
+    if c.qk_norm == "head" or c.n_shared_experts:  # Qwen
         names = ("gate_proj", "up_proj", "down_proj")
         return rows + _experts(f"{layer}.mlp.gate", f"{layer}.mlp.experts", *names)
     block = f"{layer}.block_sparse_moe"
@@ -130,6 +146,21 @@ _LLAMA_NORMS = {
         "mlp_post_norm": "post_feedforward_layernorm",
     },
 }
+
+
+def starcoder2_rows(c: TransformerConfig) -> Rows:
+    """StarCoder 2: Llama's names with biased LayerNorms and a plain feed-forward layer."""
+    layer, ours = "model.layers.{i}", "decoder/layers"
+    heads = f"{layer}.self_attn"
+    return [
+        _table("embed/embedding", "model.embed_tokens.weight", "V"),
+        *_norm("decoder/final_norm", "model.norm", True),
+        *_untied(c),
+        *_attention(f"{ours}/attention", heads, _PROJ, c.attention_bias, c.attention_out_bias),
+        *_norm(f"{ours}/attention_norm", f"{layer}.input_layernorm", True),
+        *_norm(f"{ours}/mlp_norm", f"{layer}.post_attention_layernorm", True),
+        *_mlp(f"{ours}/mlp", f"{layer}.mlp", "", "c_fc", "c_proj", False, c.mlp_bias),
+    ]
 
 
 def phi3_rows(c: TransformerConfig) -> Rows:
@@ -301,7 +332,8 @@ def t5_rows(c: TransformerConfig) -> Rows:
 # model_type of config.json -> its rows
 ROWS: dict[str, Callable[[TransformerConfig], Rows]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"), llama_rows),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "olmo2"), llama_rows),
+    **dict.fromkeys(("qwen2_moe", "gemma", "gemma2", "gemma3_text", "olmo2"), llama_rows),
+    "starcoder2": starcoder2_rows,
     "phi3": phi3_rows,
     "gpt2": gpt2_rows,
     "gpt_neox": neox_rows,

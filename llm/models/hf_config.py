@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from llm.errors import ConfigError
-from llm.models.config import GATED, TransformerConfig, from_dict
+from llm.models import hf_encoders
+from llm.models.config import TransformerConfig, from_dict, unknown
 from llm.models.hf_reader import (
+    BIASED_LAYERNORM,
     Fields,
     Reader,
     activation,
@@ -96,6 +98,40 @@ def _write_qwen3_moe(c: TransformerConfig) -> Fields:
     }
 
 
+def _read_qwen2_moe(r: Reader) -> Fields:
+    r.expect(decoder_sparse_step=1, mlp_only_layers=[], qkv_bias=True)
+    hidden, shared = r.need("moe_intermediate_size"), r.need("shared_expert_intermediate_size")
+    if shared % hidden:
+        raise ConfigError(
+            f"config.json has shared_expert_intermediate_size={shared}, which is no multiple of "
+            f"moe_intermediate_size={hidden}.",
+            "Only shared experts of whole experts' size are supported.",
+        )
+    return {
+        **_read_qwen2(r),
+        "n_experts": r.need("num_experts"),
+        "experts_per_token": r.get("num_experts_per_tok", 4),
+        "d_expert": hidden,
+        "n_shared_experts": shared // hidden,
+        "shared_expert_gate": True,
+        "router_normalize": bool(r.get("norm_topk_prob", False)),
+    }
+
+
+def _write_qwen2_moe(c: TransformerConfig) -> Fields:
+    return {
+        **_write_qwen(c),
+        "num_experts": c.n_experts,
+        "num_experts_per_tok": c.experts_per_token,
+        "moe_intermediate_size": c.d_expert,
+        "shared_expert_intermediate_size": c.n_shared_experts * c.d_expert,
+        "norm_topk_prob": c.router_normalize,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "qkv_bias": True,
+    }
+
+
 def _read_mixtral(r: Reader) -> Fields:
     return {
         **_read_llama(r),
@@ -175,6 +211,38 @@ def _read_olmo2(r: Reader) -> Fields:
     return {**_read_llama(r), "norm_placement": "output", "qk_norm": "full"}
 
 
+def _read_starcoder2(r: Reader) -> Fields:
+    bias = bool(r.get("use_bias", True))
+    return {
+        **sizes(r),
+        **rope(r),
+        **window(r),
+        "norm": "layernorm",
+        "norm_eps": r.get("norm_epsilon", 1e-5),
+        "activation": activation(r.get("hidden_act", "gelu_pytorch_tanh"), gated=False),
+        **dict.fromkeys(("attention_bias", "attention_out_bias", "mlp_bias"), bias),
+        "tied_embeddings": bool(r.get("tie_word_embeddings", True)),
+    }
+
+
+def _write_starcoder2(c: TransformerConfig) -> Fields:
+    return {
+        **hf_sizes(c),
+        **hf_rope(c),
+        "sliding_window": c.window or None,
+        "norm_epsilon": c.norm_eps,
+        # The same function as gelu_new, which transformers computes in another order.
+        "hidden_act": "gelu_pytorch_tanh" if c.activation == "gelu_tanh" else hf_activation(c),
+        "use_bias": c.attention_bias,
+        "tie_word_embeddings": c.tied_embeddings,
+    }
+
+
+def _write_phi3(c: TransformerConfig) -> Fields:
+    # Left out, these would be the published model's, beyond a smaller vocabulary.
+    return {**_write_windowed(c), **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))}
+
+
 def _read_gpt2(r: Reader) -> Fields:
     r.expect(
         scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False
@@ -191,16 +259,8 @@ def _read_gpt2(r: Reader) -> Fields:
         "activation": activation(r.get("activation_function", "gelu_new"), gated=False),
         "tied_embeddings": bool(r.get("tie_word_embeddings", True)),
         "position": "learned",
-        **_BIASED_LAYERNORM,
+        **BIASED_LAYERNORM,
     }
-
-
-_BIASED_LAYERNORM: Fields = {
-    "norm": "layernorm",
-    "attention_bias": True,
-    "attention_out_bias": True,
-    "mlp_bias": True,
-}
 
 
 def _write_gpt2(c: TransformerConfig) -> Fields:
@@ -229,7 +289,7 @@ def _read_neox(r: Reader) -> Fields:
         "activation": activation(r.get("hidden_act", "gelu"), gated=False),
         "parallel_block": "two_norms" if parallel else "none",
         "tied_embeddings": bool(r.get("tie_word_embeddings", False)),
-        **_BIASED_LAYERNORM,
+        **BIASED_LAYERNORM,
     }
 
 
@@ -264,7 +324,7 @@ def _read_opt(r: Reader) -> Fields:
         "position_offset": 2,
         "activation": activation(r.get("activation_function", "relu"), gated=False),
         "tied_embeddings": bool(r.get("tie_word_embeddings", True)),
-        **_BIASED_LAYERNORM,
+        **BIASED_LAYERNORM,
     }
 
 
@@ -280,134 +340,6 @@ def _write_opt(c: TransformerConfig) -> Fields:
         "activation_function": hf_activation(c),
         "do_layer_norm_before": True,
         "tie_word_embeddings": c.tied_embeddings,
-    }
-
-
-_ENCODER: Fields = {
-    "architecture": "encoder",
-    "norm_placement": "post",
-    "embed_norm": True,
-    "final_norm": False,
-    "position": "learned",
-    "head": "mlm",
-    "head_bias": True,
-    "tied_embeddings": True,
-    **_BIASED_LAYERNORM,
-}
-
-
-def _read_bert(r: Reader, offset: int = 0, default_eps: float = 1e-12) -> Fields:
-    r.expect(position_embedding_type="absolute", add_cross_attention=False)
-    r.expect(tie_word_embeddings=True)
-    return {
-        **sizes(r),
-        **_ENCODER,
-        "max_length": r.get("max_position_embeddings", 512) - offset,
-        "position_offset": offset,
-        "norm_eps": r.get("layer_norm_eps", default_eps),
-        "activation": activation(r.get("hidden_act", "gelu"), gated=False),
-        "token_types": r.get("type_vocab_size", 2),
-        "pooler": any(name.endswith("pooler.dense.weight") for name in r.tensors),
-    }
-
-
-def _read_roberta(r: Reader) -> Fields:
-    return _read_bert(r, offset=r.get("pad_token_id", 1) + 1)
-
-
-def _write_bert(c: TransformerConfig) -> Fields:
-    fields = hf_sizes(c)
-    del fields["num_key_value_heads"], fields["head_dim"]
-    return {
-        **fields,
-        "max_position_embeddings": c.max_length + c.position_offset,
-        "layer_norm_eps": c.norm_eps,
-        "hidden_act": hf_activation(c),
-        "type_vocab_size": c.token_types,
-        "pad_token_id": max(c.position_offset - 1, 0),
-        "tie_word_embeddings": True,
-    }
-
-
-def _read_distilbert(r: Reader) -> Fields:
-    r.expect(tie_word_embeddings=True)
-    return {
-        **_ENCODER,
-        "vocab_size": r.need("vocab_size"),
-        "n_layers": r.need("n_layers"),
-        "d_model": r.need("dim"),
-        "n_heads": r.need("n_heads"),
-        "d_ff": r.need("hidden_dim"),
-        "max_length": r.get("max_position_embeddings", 512),
-        "norm_eps": 1e-12,
-        "activation": activation(r.get("activation", "gelu"), gated=False),
-    }
-
-
-def _write_distilbert(c: TransformerConfig) -> Fields:
-    return {
-        "vocab_size": c.vocab_size,
-        "n_layers": c.n_layers,
-        "dim": c.d_model,
-        "n_heads": c.n_heads,
-        "hidden_dim": c.d_ff,
-        "max_position_embeddings": c.max_length,
-        "activation": hf_activation(c),
-        "tie_word_embeddings": True,
-    }
-
-
-def _read_t5(r: Reader) -> Fields:
-    style = r.get("feed_forward_proj", "relu")
-    gated = style.startswith("gated-")
-    name = style.removeprefix("gated-")
-    # The published v1.1 configs say gated-gelu and mean the tanh form.
-    name = "gelu_new" if style == "gated-gelu" else name
-    model, layers = r.need("d_model"), r.need("num_layers")
-    scaled = r.get("scale_decoder_outputs", r.raw.get("tie_word_embeddings") is not False)
-    r.get("tie_word_embeddings")
-    return {
-        "architecture": "encoder_decoder",
-        "vocab_size": r.need("vocab_size"),
-        "n_layers": r.get("num_decoder_layers", layers),
-        "n_encoder_layers": layers,
-        "d_model": model,
-        "n_heads": r.need("num_heads"),
-        "head_dim": r.need("d_kv"),
-        "d_ff": r.need("d_ff"),
-        "max_length": r.get("n_positions", 512),
-        "norm_eps": r.get("layer_norm_epsilon", 1e-6),
-        "position": "t5",
-        "relative_buckets": r.get("relative_attention_num_buckets", 32),
-        "relative_max_distance": r.get("relative_attention_max_distance", 128),
-        "attention_scale": 1.0,
-        "activation": activation(name, gated),
-        "tied_embeddings": "lm_head.weight" not in r.tensors,
-        "logit_scale": float(model) ** -0.5 if scaled else 1.0,
-    }
-
-
-def _write_t5(c: TransformerConfig) -> Fields:
-    gated = c.activation in GATED
-    name = {"geglu_tanh": "gated-gelu", "swiglu": "gated-silu", "reglu": "gated-relu"}
-    return {
-        "vocab_size": c.vocab_size,
-        "num_layers": c.n_encoder_layers,
-        "num_decoder_layers": c.n_layers,
-        "d_model": c.d_model,
-        "num_heads": c.n_heads,
-        "d_kv": c.head_dim,
-        "d_ff": c.d_ff,
-        "n_positions": c.max_length,
-        "layer_norm_epsilon": c.norm_eps,
-        "relative_attention_num_buckets": c.relative_buckets,
-        "relative_attention_max_distance": c.relative_max_distance,
-        "feed_forward_proj": name.get(c.activation, "") if gated else hf_activation(c),
-        # Both meanings at once, as `transformers` has it: tied and scaled, or neither.
-        "tie_word_embeddings": c.logit_scale != 1.0,
-        "is_encoder_decoder": True,
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
     }
 
 
@@ -427,24 +359,29 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(_read_qwen2, _write_qwen, "Qwen2ForCausalLM"),
     "qwen3": Family(_read_qwen3, _write_qwen, "Qwen3ForCausalLM"),
     "qwen3_moe": Family(_read_qwen3_moe, _write_qwen3_moe, "Qwen3MoeForCausalLM"),
+    "qwen2_moe": Family(_read_qwen2_moe, _write_qwen2_moe, "Qwen2MoeForCausalLM"),
     "gemma": Family(_read_gemma, _write_gemma, "GemmaForCausalLM"),
     "gemma2": Family(_read_gemma2, _write_gemma2, "Gemma2ForCausalLM"),
     "gemma3_text": Family(_read_gemma3, _write_gemma3, "Gemma3ForCausalLM"),
     "olmo2": Family(_read_olmo2, _write_llama, "Olmo2ForCausalLM"),
-    "phi3": Family(_read_llama, _write_windowed, "Phi3ForCausalLM"),
+    "phi3": Family(_read_llama, _write_phi3, "Phi3ForCausalLM"),
     "gpt2": Family(_read_gpt2, _write_gpt2, "GPT2LMHeadModel"),
     "gpt_neox": Family(_read_neox, _write_neox, "GPTNeoXForCausalLM"),
+    "starcoder2": Family(_read_starcoder2, _write_starcoder2, "Starcoder2ForCausalLM"),
     "opt": Family(_read_opt, _write_opt, "OPTForCausalLM"),
-    "distilbert": Family(_read_distilbert, _write_distilbert, "DistilBertForMaskedLM"),
-    "bert": Family(_read_bert, _write_bert, "BertForMaskedLM"),
-    "roberta": Family(_read_roberta, _write_bert, "RobertaForMaskedLM"),
-    "t5": Family(_read_t5, _write_t5, "T5ForConditionalGeneration"),
+    "distilbert": Family(
+        hf_encoders.read_distilbert, hf_encoders.write_distilbert, "DistilBertForMaskedLM"
+    ),
+    "bert": Family(hf_encoders.read_bert, hf_encoders.write_bert, "BertForMaskedLM"),
+    "roberta": Family(hf_encoders.read_roberta, hf_encoders.write_bert, "RobertaForMaskedLM"),
+    "t5": Family(hf_encoders.read_t5, hf_encoders.write_t5, "T5ForConditionalGeneration"),
 }
 
 # Fields of ours that say how to run or train, not what the network computes.
 _EXECUTION = {
     *("attention", "attention_chunk", "scan_layers", "remat", "dtype", "param_dtype"),
     *("dropout", "stochastic_depth", "init", "init_std", "moe_dispatch", "capacity_factor"),
+    *("adapter", "labels"),
 }
 
 
@@ -466,18 +403,24 @@ def read(raw: Fields, tensors: Collection[str] = ()) -> TransformerConfig:
     return from_dict(fields)
 
 
-def write(config: TransformerConfig) -> Fields:
+def write(config: TransformerConfig, family: str = "") -> Fields:
     """Return the `config.json` of the first family that expresses this network exactly.
 
+    Args:
+        family: a model_type to write it as; "" takes the first that fits.
+
     Raises:
-        ConfigError: no known family computes this.
+        ConfigError: no known family (or not this one) computes this.
     """
+    if family and family not in FAMILIES:
+        raise unknown("model_type", family, list(FAMILIES))
     tensors = ["pooler.dense.weight"] if config.pooler else []
     tensors += [] if config.tied_embeddings else ["lm_head.weight"]
     wanted = computation(config)
     nearest: tuple[int, str, list[str]] | None = None
-    for kind, family in FAMILIES.items():
-        raw = {"model_type": kind, "architectures": [family.architecture], **family.write(config)}
+    for kind in [family] if family else FAMILIES:
+        spelled = FAMILIES[kind]
+        raw = {"model_type": kind, "architectures": [spelled.architecture], **spelled.write(config)}
         try:
             found = computation(read(raw, tensors))
         except (ConfigError, ZeroDivisionError):

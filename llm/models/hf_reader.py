@@ -20,7 +20,8 @@ is_encoder_decoder transformers.js_config _attn_implementation_autoset tie_weigh
 bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id
 decoder_start_token_id forced_eos_token_id bad_words_ids
 initializer_range initializer_factor init_std attention_dropout attn_pdrop embd_pdrop
-resid_pdrop hidden_dropout hidden_dropout_prob attention_probs_dropout_prob dropout
+resid_pdrop residual_dropout embedding_dropout hidden_dropout hidden_dropout_prob
+attention_probs_dropout_prob dropout
 dropout_rate activation_dropout layerdrop classifier_dropout qa_dropout seq_classif_dropout
 output_router_logits router_aux_loss_coef router_jitter_noise
 max_length early_stopping num_beams length_penalty no_repeat_ngram_size
@@ -48,6 +49,15 @@ _PLAIN_NAMES = {
     "relu": "relu",
     "relu2": "relu2",
     "silu": "silu",
+}
+
+
+# LayerNorm with biases everywhere, as the older families have.
+BIASED_LAYERNORM: Fields = {
+    "norm": "layernorm",
+    "attention_bias": True,
+    "attention_out_bias": True,
+    "mlp_bias": True,
 }
 
 

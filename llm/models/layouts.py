@@ -34,6 +34,8 @@ def sizes(config: TransformerConfig) -> dict[str, int]:
         "H": config.head_dim,
         "F": config.d_ff,
         "X": config.d_expert,
+        "Z": config.n_shared_experts * config.d_expert,
+        "U": 1,
         "V": config.vocab_size,
         "E": config.n_experts,
         "P": config.max_length + config.position_offset,

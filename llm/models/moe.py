@@ -149,7 +149,13 @@ class MoE(nn.Module):
         weights = Experts(gate.astype(dtype), up.astype(dtype), down.astype(dtype), _act(c))
         y, dropped = DISPATCH[c.moe_dispatch](x.astype(dtype), real, routing, weights, c)
         if c.n_shared_experts:
-            y = y + MLP(c, c.n_shared_experts * F, name="shared")(x)
+            always = MLP(c, c.n_shared_experts * F, name="shared")(x)
+            if c.shared_expert_gate:
+                axes = ("embed", None)
+                valve = param(self, "shared_gate_kernel", make(c, "in", D), (D, 1), axes)
+                scores = jnp.einsum("BTD,DU->BTU", x.astype(dtype), valve.astype(dtype))
+                always = always * jax.nn.sigmoid(scores)
+            y = y + always
         return shard(y, "batch", "length", None), auxiliary(routing, real, dropped, c)
 
 

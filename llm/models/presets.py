@@ -35,6 +35,17 @@ _NEOX: Fields = {
 }
 _OPT: Fields = {**_GPT2, "vocab_size": 50272, "max_length": 2048, "position_offset": 2}
 _OPT["activation"] = "relu"
+_STARCODER2: Fields = {
+    "vocab_size": 49152,
+    "max_length": 16384,
+    "norm": "layernorm",
+    "rope_theta": 999_999.4420358813,
+    "activation": "gelu_tanh",
+    "attention_bias": True,
+    "attention_out_bias": True,
+    "mlp_bias": True,
+    "window": 4096,
+}
 _LLAMA2: Fields = {"vocab_size": 32000, "max_length": 4096, "tied_embeddings": False}
 _LLAMA3: Fields = {
     "vocab_size": 128256,
@@ -70,6 +81,13 @@ _QWEN3: Fields = {
     "head_dim": 128,
     "n_kv_heads": 8,
     "qk_norm": "head",
+}
+_QWEN_MOE: Fields = {
+    **_QWEN25,
+    "vocab_size": 151936,
+    "tied_embeddings": False,
+    "shared_expert_gate": True,
+    "router_normalize": False,
 }
 _GEMMA: Fields = {
     "max_length": 8192,
@@ -194,6 +212,9 @@ PRESETS: dict[str, Fields] = {
     "opt_125m": {**_OPT, **_sizes(12, 768, 12)},
     "opt_1.3b": {**_OPT, **_sizes(24, 2048, 32)},
     "opt_6.7b": {**_OPT, **_sizes(32, 4096, 32)},
+    # StarCoder 2
+    "starcoder2_3b": {**_STARCODER2, **_sizes(30, 3072, 24, 12288, 2)},
+    "starcoder2_7b": {**_STARCODER2, **_sizes(32, 4608, 36, 18432, 4), "rope_theta": 1_000_000.0},
     # SmolLM2
     "smollm2_135m": {**_SMOLLM2, **_sizes(30, 576, 9, 1536, 3)},
     "smollm2_360m": {**_SMOLLM2, **_sizes(32, 960, 15, 2560, 5)},
@@ -233,6 +254,13 @@ PRESETS: dict[str, Fields] = {
     "qwen3_235b_a22b": {
         **_untied(_QWEN3),
         **_sizes(94, 4096, 64, 12288, 4, n_experts=128, experts_per_token=8, d_expert=1536),
+    },
+    # Qwen 1.5, mixture of experts (model_type qwen2_moe)
+    "qwen15_moe_a2.7b": {
+        **_QWEN_MOE,
+        **_sizes(24, 2048, 16, 5632, experts_per_token=4, d_expert=1408, n_shared_experts=4),
+        "n_experts": 60,
+        "max_length": 8192,
     },
     # Gemma (text)
     "gemma_2b": _gemma(_GEMMA, 18, 2048, 8, 16384, 1, vocab_size=256000),

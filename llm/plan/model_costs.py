@@ -64,6 +64,7 @@ def _mlp(c: TransformerConfig) -> int:
     total = c.d_model * c.n_experts + c.n_experts * 3 * c.d_model * c.d_expert
     if c.n_shared_experts:
         total += _dense_mlp(c, c.n_shared_experts * c.d_expert)
+        total += c.d_model if c.shared_expert_gate else 0
     return total
 
 

@@ -6,11 +6,13 @@ Shared by the script that makes the golden numbers (with torch and transformers)
 """
 
 import hashlib
+import re
 
 import numpy as np
 
 V, B, T = 64, 2, 12
 LENGTHS = (12, 7)  # real tokens per row
+GENERATED = 10  # tokens that encoder-decoders continue greedily
 
 _LLAMA = {
     "vocab_size": V,
@@ -66,6 +68,17 @@ _LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.0}
 # case -> config.json; "model_type" chooses the class.
 CASES: dict[str, dict] = {
     "llama": {"model_type": "llama", **_LLAMA, "tie_word_embeddings": True},
+    "llama2": {"model_type": "llama", **_LLAMA, "num_key_value_heads": 4},
+    "smollm2": {
+        "model_type": "llama",
+        **_LLAMA,
+        "hidden_size": 24,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+        "tie_word_embeddings": True,
+    },
     "llama3": {"model_type": "llama", **_LLAMA, "rope_parameters": _LLAMA3_ROPE},
     "llama_yarn": {
         "model_type": "llama",
@@ -78,6 +91,21 @@ CASES: dict[str, dict] = {
     "mistral": {"model_type": "mistral", **_LLAMA, "sliding_window": 4},
     "mixtral": {"model_type": "mixtral", **_LLAMA, "num_local_experts": 4},
     "qwen2": {"model_type": "qwen2", **_LLAMA, "tie_word_embeddings": True},
+    "qwen2_window": {
+        "model_type": "qwen2",
+        **_LLAMA,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "max_window_layers": 1,
+    },
+    "qwen2_moe": {
+        "model_type": "qwen2_moe",
+        **_LLAMA,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 48,
+    },
     "qwen3": {"model_type": "qwen3", **_LLAMA, "head_dim": 16},
     "qwen3_moe": {
         "model_type": "qwen3_moe",
@@ -100,7 +128,7 @@ CASES: dict[str, dict] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
         },
     },
-    "phi3": {"model_type": "phi3", **_LLAMA},
+    "phi3": {"model_type": "phi3", **_LLAMA, "sliding_window": 6},
     "olmo2": {"model_type": "olmo2", **_LLAMA},
     "gpt2": {
         "model_type": "gpt2",
@@ -113,6 +141,7 @@ CASES: dict[str, dict] = {
         "eos_token_id": 2,
     },
     "gpt_neox": {"model_type": "gpt_neox", **_BERT, "bos_token_id": 1, "eos_token_id": 2},
+    "starcoder2": {"model_type": "starcoder2", **_LLAMA, "sliding_window": 6},
     "opt": {
         "model_type": "opt",
         "vocab_size": V,
@@ -145,6 +174,38 @@ CASES: dict[str, dict] = {
 }
 
 
+# case -> what docs/models.md calls it
+TITLES = {
+    "llama": "Llama (grouped heads, tied)",
+    "llama2": "Llama 2",
+    "smollm2": "SmolLM2",
+    "llama3": "Llama 3, 3.1, 3.2, 3.3 (rotary scaling)",
+    "llama_yarn": "Llama with YaRN and biases",
+    "llama_linear": "Llama with linear rotary scaling",
+    "mistral": "Mistral (sliding window)",
+    "mixtral": "Mixtral",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen2_window": "Qwen2 with windows in some layers",
+    "qwen2_moe": "Qwen1.5-MoE, Qwen2-MoE",
+    "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3-MoE",
+    "gemma": "Gemma",
+    "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3 (text)",
+    "phi3": "Phi-3",
+    "olmo2": "OLMo 2",
+    "gpt2": "GPT-2",
+    "gpt_neox": "GPT-NeoX, Pythia",
+    "starcoder2": "StarCoder 2",
+    "opt": "OPT",
+    "bert": "BERT",
+    "roberta": "RoBERTa",
+    "distilbert": "DistilBERT",
+    "t5": "T5 v1.0",
+    "t5_v1_1": "T5 v1.1, Flan-T5",
+}
+
+
 def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return the float32 array that a name and shape stand for.
 
@@ -157,6 +218,27 @@ def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return (x * (0.5 if embedding else shape[-1] ** -0.5)).astype(np.float32)
     offset = 1.0 if name.endswith("weight") else 0.0
     return (offset + 0.1 * x).astype(np.float32)
+
+
+# The three tensors of a family whose whole gradients are kept: embedding, first query projection,
+# and the last layer's feed-forward output (with experts: its router).
+CHOSEN = (
+    r".*(embed_tokens|wte|embed_in|word_embeddings|shared)\.weight",
+    r".*\.0\..*(q_proj|qkv_proj|c_attn|query_key_value|query|q_lin|SelfAttention\.q)\.weight",
+    r".*\.(down_proj|mlp\.c_proj|dense_4h_to_h|fc2|output\.dense|lin2|DenseReluDense\.wo|"
+    r"block_sparse_moe\.gate|mlp\.gate)\.weight",
+)
+
+
+def chosen(names: list[str]) -> list[str]:
+    """Return the three tensors whose gradients are compared entry by entry."""
+    found = []
+    for place, pattern in enumerate(CHOSEN):
+        fits = [name for name in names if re.fullmatch(pattern, name)]
+        routers = [name for name in fits if name.endswith("gate.weight")]
+        fits = [name for name in routers or fits if "attention.output" not in name]
+        found.append(sorted(fits)[0 if place < 2 else -1])
+    return found
 
 
 def tokens() -> np.ndarray:
@@ -175,6 +257,11 @@ def decoder_tokens() -> np.ndarray:
 def mask() -> np.ndarray:
     """Return 1 where a token is real, [B, T]."""
     return (np.arange(T)[None] < np.array(LENGTHS)[:, None]).astype(np.int32)
+
+
+def loss_mask(both: bool) -> np.ndarray:
+    """Return bool [B, T]: positions whose logits mean something; all of a decoder side's."""
+    return np.ones((B, T), bool) if both else mask() > 0
 
 
 def loss_weights() -> np.ndarray:

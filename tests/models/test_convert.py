@@ -5,7 +5,6 @@ import importlib.util
 import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,104 +13,60 @@ from safetensors.numpy import load_file, save_file
 from llm.core import trees
 from llm.errors import ConfigError, DataError
 from llm.models import convert, hf_config
+from llm.models.families import ROWS
 from llm.models.presets import PRESETS, config
-from llm.models.transformer import Transformer
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
 
-def _load_cases():
-    spec = importlib.util.spec_from_file_location("hf_cases", GOLDENS / "hf_cases.py")
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, GOLDENS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-hf_cases = _load_cases()
-ROW = 24  # two documents fit one row
-
-
-def _golden(name):
-    with np.load(GOLDENS / "hf" / f"{name}.npz") as file:
-        return file["logits"], json.loads(str(file["about"]))
+parity = _load("parity")
+hf_cases = parity.hf_cases
+FIGURES = json.loads(parity.FIGURES.read_text())
 
 
 def _folder(name, tmp_path):
-    """Write the Hugging Face folder a golden stands for."""
-    _, about = _golden(name)
-    arrays = {key: hf_cases.seeded(key, tuple(shape)) for key, shape in about["shapes"].items()}
-    save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(about["config"]))
-    return tmp_path
-
-
-def _rows(documents):
-    """Lay documents out three ways: alone with padding (two rows), and packed in one row."""
-    tokens = np.zeros((3, ROW), np.int32)
-    segments, positions = np.zeros_like(tokens), np.tile(np.arange(ROW, dtype=np.int32), (3, 1))
-    start = 0
-    for row, document in enumerate(documents):
-        size = len(document)
-        tokens[row, :size], segments[row, :size] = document, 1
-        packed = slice(start, start + size)
-        tokens[2, packed], segments[2, packed] = document, row + 1
-        positions[2, packed] = np.arange(size)
-        start += size
-    return {"tokens": tokens, "segments": segments, "positions": positions}
-
-
-def _inputs(c):
-    ids = hf_cases.tokens()
-    documents = [ids[row, :length] for row, length in enumerate(hf_cases.LENGTHS)]
-    inputs = _rows(documents)
-    if c.architecture == "encoder_decoder":
-        encoder = {f"encoder_{key}": value for key, value in inputs.items()}
-        return {**_rows(list(hf_cases.decoder_tokens())), **encoder}
-    return inputs
+    return parity.write_folder(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", hf_cases.CASES)
 def test_family_agrees_with_hugging_face(name, tmp_path, jit):
-    """Logits padded and packed <= 2e-4, every tensor's gradient <= 1e-3; export is lossless."""
-    expected, about = _golden(name)
-    c, params = convert.load_hf(_folder(name, tmp_path))
-    model = Transformer(c)
-    inputs = _inputs(c)
-    weights = np.zeros((3, ROW, hf_cases.V), np.float32)
-    weights[:2, : hf_cases.T] = hf_cases.loss_weights()
+    """Logits plain, padded, packed and decoded with a cache <= 2e-4; gradients <= 1e-3 relative.
 
-    def loss(params):
-        logits = model.apply({"params": params}, **inputs)
-        return jnp.sum(logits * weights), logits
-
-    (_, logits), gradients = jit(jax.value_and_grad(loss, has_aux=True))(params)
-    first, second = hf_cases.LENGTHS
-    if c.architecture == "encoder_decoder":
-        first = second = hf_cases.T
-    for row, at, size in ((0, 0, first), (1, 0, second)):
-        np.testing.assert_allclose(logits[row, :size], expected[row, :size], atol=2e-4)
-        packed = logits[2, at + row * first : at + row * first + size]
-        np.testing.assert_allclose(packed, expected[row, :size], atol=2e-4)
-    _check_gradients(c, gradients, about)
-    entries = convert.export_entries(c, params, about["config"]["model_type"])
-    assert {key: list(entry.shape) for key, entry in entries.items()} == about["shapes"]
-    for key, entry in entries.items():
-        np.testing.assert_array_equal(entry.make(), hf_cases.seeded(key, entry.shape))
+    The exported files are, byte for byte, those that transformers opened for hf_parity.json.
+    """
+    folder = _folder(name, tmp_path / "original")
+    figures = parity.measure(name, folder, jit)
+    for kind in ("plain", "padded", "packed", "decode"):
+        assert (figures[kind] or 0) <= 2e-4, kind
+    assert (figures["decode"] is None) == (name in ("bert", "roberta", "distilbert"))
+    assert figures["gradient"] <= 1e-3
+    for key, got, want in figures["dots"]:  # every tensor's gradient, along one direction
+        assert abs(got - want) <= 1e-3 * abs(want) + 1e-4, key
+    assert len(figures["dots"]) >= len(parity.golden(name)[1]["shapes"]) - 1
+    parity.export(folder, tmp_path / "export")
+    saved = load_file(tmp_path / "export" / "model.safetensors")
+    for key, array in load_file(folder / "model.safetensors").items():
+        np.testing.assert_array_equal(saved[key], array, err_msg=key)
+    assert parity.export_hash(tmp_path / "export") == FIGURES[name]["sha256"], (
+        "The export changed: run tests/goldens/parity.py and make_hf.py --exports again."
+    )
+    assert FIGURES[name]["export"] <= 1e-6
 
 
-def _check_gradients(c, gradients, about):
-    family = about["config"]["model_type"]
-    entries = convert.export_entries(c, gradients, family)
-    checked = 0
-    for key, want in about["gradients"].items():
-        if key not in entries:
-            continue
-        gradient = np.asarray(entries[key].make(), np.float64)
-        direction = hf_cases.seeded("direction " + key, gradient.shape)
-        got = np.vdot(gradient, direction)
-        assert abs(got - want) <= 1e-3 * abs(want) + 1e-4, (key, got, want)
-        checked += 1
-    assert checked >= len(entries) - 1
+def test_the_table_of_families_is_what_was_measured():
+    """docs/models.md shows the figures of hf_parity.json, for every family that is read."""
+    text = (GOLDENS.parents[1] / "docs" / "models.md").read_text()
+    for name in hf_cases.CASES:
+        assert parity.table_row(name, FIGURES[name]) in text
+    tested = {case["model_type"] for case in hf_cases.CASES.values()}
+    assert tested == set(hf_config.FAMILIES) == set(ROWS)
 
 
 @pytest.mark.parametrize("name", ["llama_yarn", "gemma3", "qwen3_moe", "roberta", "t5_v1_1"])
