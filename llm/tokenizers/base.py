@@ -41,7 +41,8 @@ class Codec(NamedTuple):
     decode: ids without special tokens -> text.
     piece: id -> what it stands for, for people to read.
     files: file name -> content, all that is needed to build the codec again.
-    fallback_ids: ids that stand for single bytes of characters the vocabulary lacks.
+    fallback_ids: ids that stand for characters the vocabulary lacks: their single bytes, or the
+        unknown token.
     encode_rendered: a rendered chat -> (ids, [start, end) characters of each id), where the codec
         has its own way to find special tokens; None: the text is cut at special tokens.
     """
@@ -93,7 +94,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several plain texts, faster than one by one."""
-        return self.codec.encode_batch([_storable(text) for text in texts])
+        return self.codec.encode_batch([storable(text) for text in texts])
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of ids; special tokens are left out or written as their names.
@@ -276,7 +277,7 @@ def restore(codec: Codec, meta: dict[str, Any], place: str) -> Tokenizer:
     return tokenizer
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, which no UTF-8 text can hold."""
     if not isinstance(text, str):
         raise TypeError(f"a tokenizer encodes str, not {type(text).__name__}")

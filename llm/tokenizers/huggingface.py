@@ -3,6 +3,7 @@
 
 import functools
 import json
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ _ENDS_OF_TURN = (
     "<|endofturn|>",
 )
 
+_SECRET = secrets.token_hex(16)  # begins names that no text can hold
+
 
 def load(place: Any) -> base.Tokenizer:
     """Open a tokenizer.json and the settings in its folder.
@@ -38,16 +41,8 @@ def load(place: Any) -> base.Tokenizer:
             data[name] = (place.parent / name).read_bytes()
     settings = read_settings(place.parent)
     inner = codec(data)
-    model = _open(data)
-    special = {
-        token.content: index
-        for index, token in model.get_added_tokens_decoder().items()
-        if token.special
-    }
-    for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        index = _id(model, settings.get(role))
-        if index is not None:
-            special[_name(settings[role])] = index
+    model = _open(data[TOKENIZER_FILE])
+    special = _special_tokens(model, settings)
     eos = _id(model, settings.get("eos_token"))
     if eos is None:
         eos = next((special[name] for name in _USUAL_ENDS if name in special), None)
@@ -68,27 +63,78 @@ def load(place: Any) -> base.Tokenizer:
 
 
 def codec(data: dict[str, bytes]) -> base.Codec:
-    """Return the codec of a tokenizer.json given as bytes.
+    """Return the codec of a tokenizer.json, and of the settings files beside it, given as bytes.
 
     Raises:
         DataError: the bytes are not a tokenizer.
     """
-    plain = _open(data)
+    marked = _open(data[TOKENIZER_FILE])
+    special = set(_special_tokens(marked, _settings(data)))
+    file = json.loads(data[TOKENIZER_FILE])
+    fallback = {f"<0x{value:02X}>" for value in range(256)} | {_unknown(file["model"])}
+    plain = _open(_without_special(file, special))
     plain.encode_special_tokens = True  # the strings of special tokens are ordinary text
-    marked = _open(data)
-    vocabulary = plain.get_vocab(with_added_tokens=True)
+    vocabulary = marked.get_vocab(with_added_tokens=True)
     pieces = {index: name for name, index in vocabulary.items()}
     return base.Codec(
         kind="huggingface",
         vocab_size=max(pieces) + 1,
         encode_batch=functools.partial(_encode_batch, plain),
-        decode=functools.partial(_decode, plain),
+        decode=functools.partial(_decode, marked),
         piece=functools.partial(_piece, pieces),
         files=data,
-        fallback_ids=frozenset(vocabulary.get(f"<0x{value:02X}>", -1) for value in range(256))
-        - {-1},
+        fallback_ids=frozenset(vocabulary[name] for name in fallback & vocabulary.keys()),
         encode_rendered=functools.partial(_encode_rendered, marked),
     )
+
+
+def _special_tokens(model: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, int]:
+    """Return the tokens that plain text must not produce: string -> id."""
+    special = {
+        token.content: index
+        for index, token in model.get_added_tokens_decoder().items()
+        if token.special
+    }
+    for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        index = _id(model, settings.get(role))
+        if index is not None:
+            special[_name(settings[role])] = index
+    return special
+
+
+def _unknown(model: dict[str, Any]) -> str:
+    """Return the token that stands for what the vocabulary lacks; "" for none."""
+    index = model.get("unk_id")
+    return model["vocab"][index][0] if index is not None else model.get("unk_token") or ""
+
+
+def _without_special(file: dict[str, Any], special: set[str]) -> bytes:
+    """Rename special tokens in the model's own vocabulary, so that no text can spell them.
+
+    Leaving added tokens alone is not enough: a unigram model takes any piece it finds in a text, a
+    byte-pair model any that its merges make.
+    """
+    model = file["model"]
+    vocab = model["vocab"]
+    listed = isinstance(vocab, list)  # unigram: [piece, score] by id
+    names = special & set(dict(vocab) if listed else vocab)
+    secret = {name: f"{_SECRET}{number}" for number, name in enumerate(sorted(names))}
+    if listed:
+        model["vocab"] = [[secret.get(piece, piece), score] for piece, score in vocab]
+    else:
+        model["vocab"] = {secret.get(piece, piece): index for piece, index in vocab.items()}
+    if model.get("unk_token") in secret:
+        model["unk_token"] = secret[model["unk_token"]]
+    if secret and model.get("merges"):
+        pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
+        model["merges"] = [pair for pair in pairs if not names & {*pair, "".join(pair)}]
+    file["added_tokens"] = [
+        {**token, "special": token["special"] or token["content"] in special}
+        for token in file.get("added_tokens", [])
+        if token["content"] not in names
+    ]
+    file["post_processor"] = None  # names special tokens
+    return json.dumps(file, ensure_ascii=False).encode("utf-8")
 
 
 def read_settings(folder: Any) -> dict[str, Any]:
@@ -97,18 +143,28 @@ def read_settings(folder: Any) -> dict[str, Any]:
     Raises:
         DataError: a settings file is not JSON.
     """
+    present = {
+        name: (folder / name).read_bytes()
+        for name in (*SETTINGS_FILES, TEMPLATE_FILE)
+        if (folder / name).exists()
+    }
+    return _settings(present, f"{folder}/")
+
+
+def _settings(data: dict[str, bytes], place: str = "") -> dict[str, Any]:
+    """Return what settings files say, given as bytes."""
     settings: dict[str, Any] = {}
     for name in reversed(SETTINGS_FILES):  # the first named wins
-        if (folder / name).exists():
+        if name in data:
             try:
-                found = json.loads((folder / name).read_text(encoding="utf-8"))
+                found = json.loads(data[name])
             except ValueError as error:
                 raise DataError(
-                    f"{folder / name} is not valid JSON: {error}.", "Copy the file again."
+                    f"{place}{name} is not valid JSON: {error}.", "Copy the file again."
                 ) from error
             settings |= {key: value for key, value in found.items() if value is not None}
-    if (folder / TEMPLATE_FILE).exists():
-        settings["chat_template"] = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    if TEMPLATE_FILE in data:
+        settings["chat_template"] = data[TEMPLATE_FILE].decode("utf-8", "replace")
     return settings
 
 
@@ -121,9 +177,9 @@ def chat_template(settings: dict[str, Any]) -> str:
     return str(template)
 
 
-def _open(data: dict[str, bytes]) -> tokenizers.Tokenizer:
+def _open(data: bytes) -> tokenizers.Tokenizer:
     try:
-        model = tokenizers.Tokenizer.from_buffer(data[TOKENIZER_FILE])
+        model = tokenizers.Tokenizer.from_buffer(data)
     except (ValueError, KeyError) as error:
         raise DataError(
             f"{TOKENIZER_FILE} cannot be read: {str(error)[:200]}.", "Copy the file again."

@@ -22,8 +22,8 @@ def fertility(tokenizer: Tokenizer, documents: Iterable[Mapping[str, Any]]) -> d
     Returns:
         {"vocab_size", "tokens_per_second", "all": ratios, "sources": {name: ratios}}; ratios are
         "documents", "bytes", "tokens", "bytes_per_token", "tokens_per_word" (words are what
-        whitespace separates), "byte_fallback" (share of tokens that stand for one byte of an
-        unknown character), "vocabulary_used" (share of ordinary tokens that occur) and
+        whitespace separates), "byte_fallback" (share of tokens that stand for an unknown
+        character or one byte of it), "vocabulary_used" (share of ordinary tokens that occur) and
         "round_trip" (share of documents that decode to exactly themselves).
     """
     counts: dict[str, dict[str, int]] = {}

@@ -17,6 +17,8 @@ from llm.tokenizers.base import Tokenizer
 TRAINERS = {
     "bpe": "llm.tokenizers.sentencepiece:train",
     "unigram": "llm.tokenizers.sentencepiece:train",
+    "byte_bpe": "llm.tokenizers.subwords:train_byte_bpe",
+    "wordpiece": "llm.tokenizers.subwords:train_wordpiece",
     "char": "llm.tokenizers.charlevel:train",
 }
 REPORT = "fertility.json"
@@ -25,7 +27,7 @@ MAX_SHOWN = 12  # sources in the printed table
 COLUMNS = {
     "B/token": ("bytes_per_token", "{:.2f}"),
     "tok/word": ("tokens_per_word", "{:.2f}"),
-    "as bytes": ("byte_fallback", "{:.2%}"),
+    "unknown": ("byte_fallback", "{:.2%}"),
     "vocab": ("vocabulary_used", "{:.1%}"),
     "lossless": ("round_trip", "{:.2%}"),
 }

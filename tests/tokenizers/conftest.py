@@ -5,7 +5,7 @@ from pydoc_data import topics
 
 import pytest
 
-from llm.tokenizers import bytelevel, charlevel, sentencepiece
+from llm.tokenizers import bytelevel, charlevel, sentencepiece, subwords
 
 TEXTS = [text for _, text in sorted(topics.topics.items())][:25] + [
     "    indented\n\t日本語 naïve café\n"
@@ -20,6 +20,8 @@ def trained():
         "unigram": sentencepiece.train(TEXTS, name="unigram", vocab_size=700),
         "char": charlevel.train(TEXTS),
         "byte": bytelevel.tokenizer(),
+        "byte_bpe": subwords.train_byte_bpe(TEXTS, vocab_size=700),
+        "wordpiece": subwords.train_wordpiece(TEXTS, vocab_size=700),
     }
 
 

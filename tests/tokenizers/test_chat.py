@@ -15,7 +15,7 @@ CHAT = [
     {"role": "user", "content": "Sure?"},
     {"role": "assistant", "content": "Yes."},
 ]
-KINDS = ["bpe", "unigram", "char", "byte"]
+KINDS = ["bpe", "unigram", "char", "byte", "byte_bpe"]
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] | trim"
     " + '<|im_end|>' + '\\n' }}{% endfor %}"

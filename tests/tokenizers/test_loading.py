@@ -12,7 +12,7 @@ from llm.tokenizers import charlevel, sentencepiece
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "oh </s> yes"}]
 
 
-@pytest.mark.parametrize("kind", ["bpe", "unigram", "char", "byte"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "char", "byte", "byte_bpe", "wordpiece"])
 def test_saved_tokenizers_open_equal(trained, kind, tmp_path):
     tokenizer = trained[kind]
     tokenizer.save(tmp_path / "tokenizer")

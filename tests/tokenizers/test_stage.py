@@ -55,7 +55,7 @@ def test_wrong_settings_are_refused(config, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["tiny", "bpe", "unigram"])
+@pytest.mark.parametrize("name", ["tiny", "bpe", "unigram", "byte_bpe", "wordpiece"])
 def test_shipped_configs_bind(name):
     assert stage.check(configs.load_file(f"configs/tokenizer/{name}.py"))
 
