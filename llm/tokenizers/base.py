@@ -129,7 +129,7 @@ class Tokenizer:
             DataError: there is no template, or it cannot render these messages.
         """
         if tokenize:
-            return self.encode_chat(messages, add_generation_prompt)[0]
+            return self._encode_marked(self._mark(messages, add_generation_prompt, True))[0]
         return chat.render(
             self.chat_template, messages, self._template_names(), add_generation_prompt
         )
@@ -146,24 +146,33 @@ class Tokenizer:
         Raises:
             DataError: there is no template, or it cannot render these messages.
         """
-        marked = chat.mark(
-            self.chat_template,
-            messages,
-            self._template_names(),
-            self.special_tokens,
-            [self._names[index] for index in self.stop_ids if index in self._names],
-            add_generation_prompt,
-        )
-        if self.codec.encode_rendered is None or marked.hidden:
-            ids, places = self._encode_parts(marked)
-        else:
-            ids, places = self.codec.encode_rendered(marked.text)
+        marked = self._mark(messages, add_generation_prompt)
+        ids, places = self._encode_marked(marked)
         # A token that reaches over the edge of a span belongs to it.
         weights = [
             float(any(start < high and end > low for low, high in marked.spans))
             for start, end in places
         ]
         return ids, weights
+
+    def _mark(
+        self, messages: Sequence[dict[str, Any]], prompt: bool, hidden_turns: bool = False
+    ) -> chat.Marked:
+        return chat.mark(
+            self.chat_template,
+            messages,
+            self._template_names(),
+            self.special_tokens,
+            [self._names[index] for index in self.stop_ids if index in self._names],
+            prompt,
+            hidden_turns,
+        )
+
+    def _encode_marked(self, marked: chat.Marked) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of a rendered chat, and the characters that each stands for."""
+        if self.codec.encode_rendered is None or marked.hidden:
+            return self._encode_parts(marked)
+        return self.codec.encode_rendered(marked.text)
 
     def _encode_parts(self, marked: chat.Marked) -> tuple[list[int], list[tuple[int, int]]]:
         """Encode a rendered chat cut at special tokens and at the ends of weighted spans."""

@@ -138,11 +138,16 @@ def mark(
     special_tokens: Iterable[str],
     stop_tokens: Sequence[str],
     add_generation_prompt: bool = False,
+    hidden_turns: bool = False,
 ) -> Marked:
     """Render messages and find what the assistant says.
 
     What the assistant says is what a model would have to write after the generation prompt, up to
     and including the last stop token of its turn.
+
+    Args:
+        hidden_turns: accept a template that does not show an assistant's words as they were
+            written (some leave out the thinking of earlier turns); such a turn has no span.
 
     Raises:
         DataError: the template cannot render these messages, or hides an assistant's words.
@@ -163,7 +168,15 @@ def mark(
         if index + 1 == len(safe) and add_generation_prompt:
             end = -1
         if start < 0 or end < start:
-            start, end = _find(text, message, spans[-1][1] if spans else 0, stop_tokens)
+            found = _find(text, message, spans[-1][1] if spans else 0, stop_tokens)
+            if found is None and hidden_turns:
+                continue
+            if found is None:
+                raise DataError(
+                    "The chat template does not show an assistant message as it was written.",
+                    "Use a template that keeps it, or remove the message.",
+                )
+            start, end = found
         spans.append((start, _through_stop(text, start, end, stop_tokens)))
     return Marked(text, spans, hidden)
 
@@ -205,16 +218,13 @@ def _hide(
 
 def _find(
     text: str, message: Mapping[str, Any], low: int, stop_tokens: Sequence[str]
-) -> tuple[int, int]:
+) -> tuple[int, int] | None:
     """Find a message's words in a rendering whose prefixes differ from shorter renderings."""
     content = message.get("content")
     words = content.strip() if isinstance(content, str) else ""
     start = text.find(words, low) if words else -1
     if start < 0:
-        raise DataError(
-            "The chat template does not show an assistant message as it was written.",
-            "Use a template that keeps it, or remove the message.",
-        )
+        return None
     end = start + len(words)
     after = re.compile(r"\s*(?:" + "|".join(map(re.escape, stop_tokens)) + ")")
     stop = after.match(text, end) if stop_tokens else None

@@ -95,6 +95,8 @@ def test_a_template_that_changes_earlier_turns():
     messages[1]["content"] = "t</think>one"
     with pytest.raises(DataError, match="as it was written"):
         chat.mark(template, messages, {}, [], ["<e>"])
+    marked = chat.mark(template, messages, {}, [], ["<e>"], hidden_turns=True)
+    assert [marked.text[low:high] for low, high in marked.spans] == ["t</think>two<e>"]
 
 
 @pytest.mark.parametrize(
