@@ -21,6 +21,9 @@ OBJECTIVES = {
     "sft": "llm.train.objective:cross_entropy",
     "mlm": "llm.train.objective:cross_entropy",
     "span_corruption": "llm.train.objective:cross_entropy",
+    "prefix_lm": "llm.train.objective:cross_entropy",
+    "ul2": "llm.train.objective:cross_entropy",
+    "fim": "llm.train.objective:cross_entropy",
     "dpo": "llm.posttrain.preference:dpo",
     "ipo": "llm.posttrain.preference:ipo",
 }
@@ -37,11 +40,16 @@ DATA = {
     "function_preferences": "llm.posttrain.rows:function_preferences",
 }
 
-# config.data.corruption.name: (tokenizer, length, **section) -> transform of rows
+# config.data.corruption.name: (tokenizer, length, vocab_size, **section) -> transform of rows
 CORRUPTIONS = {
     "mlm": "llm.pretrain.denoise:mlm",
     "span_corruption": "llm.pretrain.denoise:span_corruption",
+    "prefix_lm": "llm.pretrain.prefix:prefix_lm",
+    "ul2": "llm.pretrain.prefix:ul2",
+    "fim": "llm.pretrain.fim:fim",
 }
+
+_GIVEN = ("tokenizer", "length", "vocab_size")  # what main gives to a corruption
 
 EMBEDDED_CORPUS = "corpus/tiny.py"  # made when config.data.path is empty
 
@@ -122,11 +130,13 @@ def check_training(config: Any) -> None:
         builder = configs.resolve_builder(source)
         configs.bind(builder, options, name, given=("tokenizer", "folder"))
     corruption = config.data.get("corruption", {})
+    if config.objective.name in CORRUPTIONS and config.data.source != "rows":
+        _check_corruption(config.objective.name, corruption.get("name"))
     if corruption:
         builder = configs.resolve_builder(
             configs.choose(corruption["name"], CORRUPTIONS, "corruption")
         )
-        configs.bind(builder, corruption, "data.corruption", given=("tokenizer", "length"))
+        configs.bind(builder, corruption, "data.corruption", given=_GIVEN)
     if config.model.get("name") != "inherit":
         fields = configs.bind(TransformerConfig, config.model, "model")
         if fields["vocab_size"]:
@@ -144,6 +154,19 @@ def check_training(config: Any) -> None:
 
 
 def sources(config: Any) -> dict[str, dict[str, Any]]:
+def _check_corruption(objective: str, found: str | None) -> None:
+    """Refuse an objective whose noise is not in the data: it would learn to copy.
+
+    Raises:
+        ConfigError: config.data.corruption is another one, or missing.
+    """
+    if objective != found:
+        raise ConfigError(
+            f"config.objective.name={objective!r}, but config.data.corruption is {found!r}.",
+            f"Set config.data.corruption to {{'name': {objective!r}, ...}}.",
+        )
+
+
     """Return the data sources by name: one, or those of config.data.mixture with their weights."""
     section = {k: v for k, v in config.data.items() if k not in ("mixture", "corruption")}
     mixture = config.data.get("mixture", {})
@@ -210,7 +233,7 @@ def train(config: Any, workdir: str) -> Any:
             files.write_json(root / "environment.json", profile.environment())
             tokens.save(str(root / "tokenizer"))
         with _first_alone():
-            feed, splits = _rows(config, workdir, tokens)
+            feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
         model = Transformer(shape)
         objective = configs.resolve_builder(OBJECTIVES[config.objective.name])
         section = configs.bind(objective, config.objective, "objective", given=("model",))
@@ -287,7 +310,7 @@ def _load_start(origin: str) -> Any:
     return llm.load(origin)
 
 
-def _rows(config: Any, workdir: str, tokens: Any) -> tuple[Any, dict[str, Any]]:
+def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:
     """Prepare the rows of every source; return the training feed and the held-out splits."""
     import jax
 
@@ -314,10 +337,12 @@ def _rows(config: Any, workdir: str, tokens: Any) -> tuple[Any, dict[str, Any]]:
         for split, dataset in splits.items():
             if split != "train":
                 held_out[split if len(found) == 1 else f"{name}/{split}"] = dataset
-    return _corrupt(config, tokens, feed, held_out)
+    return _corrupt(config, tokens, vocab_size, feed, held_out)
 
 
-def _corrupt(config: Any, tokens: Any, feed: Any, held_out: dict[str, Any]) -> tuple[Any, Any]:
+def _corrupt(
+    config: Any, tokens: Any, vocab_size: int, feed: Any, held_out: dict[str, Any]
+) -> tuple[Any, Any]:
     """Put the noise of config.data.corruption, if there is any, between rows and training."""
     section = config.data.get("corruption", {})
     if not section:
@@ -325,9 +350,9 @@ def _corrupt(config: Any, tokens: Any, feed: Any, held_out: dict[str, Any]) -> t
     from llm.pretrain import denoise
 
     builder = configs.resolve_builder(configs.choose(section["name"], CORRUPTIONS, "corruption"))
-    options = configs.bind(builder, section, "data.corruption", given=("tokenizer", "length"))
+    options = configs.bind(builder, section, "data.corruption", given=_GIVEN)
     options = {"seed": int(config.seed), **options}
-    transform = builder(tokens, length=int(config.data.length), **options)
+    transform = builder(tokens, length=int(config.data.length), vocab_size=vocab_size, **options)
     splits = {name: denoise.CorruptedRows(rows, transform) for name, rows in held_out.items()}
     return denoise.CorruptedFeed(feed, transform, {"name": section["name"], **options}), splits
 

@@ -143,6 +143,52 @@ def stream_rows(
     return packing.pack_blocks(found, length, buffer=buffer)
 
 
+def rows_task(
+    task: seqio.Task, tokenizer: Tokenizer, length: int, transform: Any = None
+) -> seqio.Task:
+    """Return a task whose examples are packed rows, after a transform such as those of pretraining.
+
+    Example i is row i of `stream_rows(task, …)` with the noise of number i, so a SeqIO pipeline
+    trains on what `config.data.corruption` gives.
+
+    Args:
+        task: gives {"targets": ids} of documents, see `document_task`.
+        tokenizer: the task's own.
+        length: tokens per row that the transform reads.
+        transform: (rows [B, T], numbers [B]) -> rows, for example `denoise.mlm(tokenizer, …)`.
+    """
+    change = transform or (lambda rows, numbers: rows)
+    blank = {name: np.zeros((1, length), kind) for name, kind in packing.DTYPES.items()}
+    blank["segments"][:] = 1
+    fields = {name: values[0] for name, values in change(blank, np.zeros(1, np.int64)).items()}
+    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+
+    def pack(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        def rows() -> Iterator[packing.Row]:
+            found = (
+                examples.document_example(item[FEATURE], start, tokenizer.eos_id)
+                for item in dataset.as_numpy_iterator()
+            )
+            for number, row in enumerate(packing.pack(found, length)):
+                block = change({name: x[None] for name, x in row.items()}, np.array([number]))
+                yield {name: values[0] for name, values in block.items()}
+
+        signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in fields.items()}
+        return tf.data.Dataset.from_generator(rows, output_signature=signature)
+
+    vocabulary = seqio.PassThroughVocabulary(tokenizer.vocab_size)
+    features = {
+        name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(x.dtype))
+        for name, x in fields.items()
+    }
+    return seqio.Task(
+        f"{task.name}_rows",
+        source=task.source,
+        output_features=features,
+        preprocessors=[*task.preprocessors, pack],
+    )
+
+
 def source_documents(
     task: seqio.Task, split: str, text_field: str = "text"
 ) -> Iterator[dict[str, Any]]:

@@ -131,7 +131,9 @@ def _load_hf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
     if (place / "tokenizer.json").exists() or list(place.glob("*.model")):
         tokenizer = _tokenizer(place)
         check_tokenizer(tokenizer, config, "", place)
-    return assemble(config, params, tokenizer, dtype, mesh, str(place), _adds_start(place))
+    starts, ends = _adds_tokens(place)
+    lm = assemble(config, params, tokenizer, dtype, mesh, str(place), starts)
+    return dataclasses.replace(lm, ends_texts=ends)
 
 
 def _load_gguf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
@@ -144,7 +146,7 @@ def _load_gguf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
     params = gguf.read_parameters(file, config, dtype, _placer(config, mesh))
     tokenizer, starts = None, False
     if beside.exists():
-        tokenizer, starts = _tokenizer(place.parent), _adds_start(place.parent)
+        tokenizer, starts = _tokenizer(place.parent), _adds_tokens(place.parent)[0]
     elif vocabulary is not None:
         tokenizer, starts = _from_vocabulary(vocabulary), vocabulary.adds_start
     if tokenizer is not None:
@@ -275,15 +277,17 @@ def check_tokenizer(
         )
 
 
-def _adds_start(place: Any) -> bool:
-    """Tell whether a Hugging Face tokenizer puts its start token before a text."""
+def _adds_tokens(place: Any) -> tuple[bool, bool]:
+    """Tell whether a Hugging Face tokenizer puts a start token before a text and an end behind."""
+    starts = ends = None
     if (place / "tokenizer_config.json").exists():
-        told = files.read_json(place / "tokenizer_config.json").get("add_bos_token")
-        if told is not None:
-            return bool(told)
+        told = files.read_json(place / "tokenizer_config.json")
+        starts, ends = told.get("add_bos_token"), told.get("add_eos_token")
     if not (place / "tokenizer.json").exists():
-        return True  # a bare SentencePiece model: the Llama convention
+        return starts is not False, bool(ends)  # a bare SentencePiece model: the Llama convention
     import tokenizers
 
     model = tokenizers.Tokenizer.from_str((place / "tokenizer.json").read_text(encoding="utf-8"))
-    return len(model.encode("a").ids) > len(model.encode("a", add_special_tokens=False).ids)
+    full, plain = model.encode("a").ids, model.encode("a", add_special_tokens=False).ids
+    found = full[:1] != plain[:1], full[-1:] != plain[-1:]
+    return found[0] if starts is None else bool(starts), found[1] if ends is None else bool(ends)

@@ -2,6 +2,7 @@
 """Hugging Face `config.json` to `TransformerConfig` and back, family by family. No JAX."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -377,6 +378,17 @@ FAMILIES: dict[str, Family] = {
     "t5": Family(hf_encoders.read_t5, hf_encoders.write_t5, "T5ForConditionalGeneration"),
 }
 
+# model_type (a pattern) -> why it is left out on purpose
+_IMAGES = "it reads more than text; the text model inside, saved alone, may be supported"
+OUT_OF_SCOPE = {
+    "deepseek_v|kimi|minicpm3|longcat": "its multi-head latent attention is no part of this block",
+    "gpt_oss": "its experts with biases and MXFP4 weights are no part of this block",
+    "gemma3$|gemma3n|llama4|mllama|.*llava|pixtral|mistral3|paligemma": _IMAGES,
+    ".*_vl|.*_omni|.*vision": _IMAGES,
+    "mamba|falcon_mamba|rwkv|jamba|zamba|bamba|recurrent|falcon_h1": "it is no plain transformer",
+    "mpt|bloom|falcon$|gptj|codegen|phi$|cohere|stablelm": "nobody has written its name table yet",
+}
+
 # Fields of ours that say how to run or train, not what the network computes.
 _EXECUTION = {
     *("attention", "attention_chunk", "scan_layers", "remat", "dtype", "param_dtype"),
@@ -392,10 +404,19 @@ def read(raw: Fields, tensors: Collection[str] = ()) -> TransformerConfig:
         ConfigError: the family or one of its switched-on features is not supported.
     """
     kind = raw.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        why = next(
+            (why for pattern, why in OUT_OF_SCOPE.items() if re.match(pattern, str(kind))), ""
+        )
         raise ConfigError(
-            f"config.json has model_type={kind!r}, which is not supported.",
+            f"config.json has model_type={kind!r}, which is not supported{why and ': '}{why}.",
             f"Supported: {', '.join(FAMILIES)}.",
+        )
+    if raw.get("quantization_config"):
+        raise ConfigError(
+            f"config.json has quantization_config={raw['quantization_config']!r:.80}: its weights "
+            "are packed integers, which are not read from Hugging Face folders.",
+            "Use the unquantised model, or a GGUF file.",
         )
     reader = Reader(raw, tensors)
     fields = FAMILIES[kind].read(reader)

@@ -18,7 +18,8 @@ Transform = Callable[[Mapping[str, np.ndarray], np.ndarray], Rows]
 _HELD_OUT = 1 << 62  # held-out rows draw from numbers that no training step reaches
 
 
-def _generator(seed: int, number: int) -> np.random.Generator:
+def generator(seed: int, number: int) -> np.random.Generator:
+    """Return the source of a row's noise."""
     return np.random.Generator(np.random.Philox(key=[seed & (2**63 - 1), number]))
 
 
@@ -28,23 +29,24 @@ def mlm(
     length: int,
     rate: float = 0.15,
     whole_words: bool = False,
+    vocab_size: int = 0,
     seed: int = 0,
 ) -> Transform:
     """Hide tokens as BERT does: 80 % become the mask, 10 % a random token, 10 % stay.
 
     Args:
         tokenizer: names the mask token and, for whole words, where words start.
-        length: of the rows; not needed here.
+        length: of the rows; not needed here, as the model's vocab_size.
         rate: share of the tokens to restore, rounded per row to whole tokens (at least one).
         whole_words: hide all pieces of a word together.
         seed: of the noise.
 
     Source: Devlin et al. (2019), §3.1; whole words as in the authors' later release.
     """
-    del length
+    del length, vocab_size
     if not 0 < rate < 1:
         raise ConfigError(f"data.corruption.rate is {rate}.", "Use a share between 0 and 1.")
-    mask = _named_token(tokenizer, ("<|mask|>", "[MASK]", "<mask>"))
+    mask = named_token(tokenizer, ("<|mask|>", "[MASK]", "<mask>"))
     special = np.zeros(tokenizer.vocab_size, bool)
     special[list(tokenizer.special_tokens.values())] = True
     plain = np.flatnonzero(~special)
@@ -56,28 +58,21 @@ def mlm(
         continues = begins[tokens[1:]] & ends[tokens[:-1]] & (segments[1:] == segments[:-1])
         return np.cumsum(np.r_[True, ~continues])
 
-    def hide(tokens: np.ndarray, segments: np.ndarray, rng: np.random.Generator) -> Rows:
+    def hide(row: Rows, rng: np.random.Generator) -> Rows:
+        tokens, segments = row["tokens"], row["segments"]
         open_places = (segments > 0) & ~special[tokens]
         chosen = _choose_words(number_words(tokens, segments), open_places, rate, rng)
         action = rng.random(len(tokens))
         noisy = np.where(action < 0.8, mask, tokens)
         noisy = np.where(action >= 0.9, rng.choice(plain, len(tokens)), noisy)
         return {
+            **row,
             "tokens": np.where(chosen, noisy, tokens).astype(np.int32),
             "targets": tokens.astype(np.int32),
             "weights": chosen.astype(np.float32),
         }
 
-    def transform(rows: Mapping[str, np.ndarray], numbers: np.ndarray) -> Rows:
-        made = [
-            hide(tokens, segments, _generator(seed, int(number)))
-            for tokens, segments, number in zip(
-                rows["tokens"], rows["segments"], numbers, strict=True
-            )
-        ]
-        return {**rows, **{name: np.stack([m[name] for m in made]) for name in made[0]}}
-
-    return transform
+    return each_row(hide, seed)
 
 
 def _choose_words(
@@ -92,19 +87,59 @@ def _choose_words(
 
 
 def _word_edges(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return bool [V] twice: the token's text begins, and ends, inside a word."""
-    texts = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
-    begins = [t[:1].isalnum() or t.startswith("##") for t in texts]  # ## is WordPiece's mark
-    return np.array(begins), np.array([t[-1:].isalnum() for t in texts])
+    """Return bool [V] twice: the token's text begins, and ends, inside a word.
+
+    A token's text is what it adds behind a letter: alone, "the" and " the" may read the same.
+    """
+    size = tokenizer.vocab_size
+    letter = next((i for i in range(size) if tokenizer.decode([i]).isalnum()), 0)
+    before = len(tokenizer.decode([letter]))
+    texts = [tokenizer.decode([letter, i])[before:] for i in range(size)]
+    return np.array([t[:1].isalnum() for t in texts]), np.array([t[-1:].isalnum() for t in texts])
 
 
-def _named_token(tokenizer: Any, names: tuple[str, ...]) -> int:
+def named_token(tokenizer: Any, names: tuple[str, ...]) -> int:
+    """Return the id of the first of these special tokens that the tokenizer has.
+
+    Raises:
+        ConfigError: it has none of them.
+    """
     for name in names:
         if name in tokenizer.special_tokens:
             return int(tokenizer.special_tokens[name])
     raise ConfigError(
         f"The tokenizer has none of {', '.join(names)}.", "Train one with scripts/tokenizer.py."
     )
+
+
+def sentinel_ids(tokenizer: Any, count: int, vocab_size: int = 0) -> np.ndarray:
+    """Return the ids that stand for spans: `<extra_id_0>`…, else those above the tokenizer's.
+
+    Raises:
+        ConfigError: they do not fit into a model of `vocab_size` (0 = not known).
+    """
+    named = tokenizer.special_tokens
+    ids = np.array([named.get(f"<extra_id_{i}>", tokenizer.vocab_size + i) for i in range(count)])
+    if vocab_size and ids.max() >= vocab_size:
+        raise ConfigError(
+            f"Up to {count} spans per row need token ids up to {ids.max()}; the model has "
+            f"{vocab_size}.",
+            f"Set config.model.vocab_size={64 * (int(ids.max()) // 64 + 1)}, or use shorter rows.",
+        )
+    return ids
+
+
+def each_row(hide: Callable[..., Rows], seed: int) -> Transform:
+    """Return the transform that applies `hide(row, rng) -> row` to every row."""
+
+    def transform(rows: Mapping[str, np.ndarray], numbers: np.ndarray) -> Rows:
+        made = [
+            hide({name: values[i] for name, values in rows.items()}, generator(seed, int(number)))
+            for i, number in enumerate(numbers)
+        ]
+        return {name: np.stack([m[name] for m in made]) for name in made[0]}
+
+    return transform
 
 
 def span_lengths(length: int, rate: float, mean_span: float) -> tuple[int, int, int]:
@@ -138,6 +173,7 @@ def span_corruption(
     length: int,
     rate: float = 0.15,
     mean_span: float = 3.0,
+    vocab_size: int = 0,
     seed: int = 0,
 ) -> Transform:
     """Replace spans by sentinels in the encoder's input; the decoder restores them (T5).
@@ -152,17 +188,16 @@ def span_corruption(
         length: of the rows.
         rate: share of the tokens hidden.
         mean_span: mean length of a span, in tokens.
+        vocab_size: of the model, which must hold the sentinels; 0 is not checked.
         seed: of the noise.
     """
     spans, encoder_length, decoder_length = span_lengths(length, rate, mean_span)
     hidden = decoder_length - spans - 1
     slack = 2 * spans  # spans cut at borders need further sentinels
-    named = tokenizer.special_tokens
-    sentinels = np.array(
-        [named.get(f"<extra_id_{i}>", tokenizer.vocab_size + i) for i in range(spans + slack + 1)]
-    )
+    sentinels = sentinel_ids(tokenizer, spans + slack + 1, vocab_size)
 
-    def corrupt(tokens: np.ndarray, segments: np.ndarray, rng: np.random.Generator) -> Rows:
+    def corrupt(row: Rows, rng: np.random.Generator) -> Rows:
+        tokens, segments = row["tokens"], row["segments"]
         masked = random_spans(length, hidden, spans, rng) & (segments > 0)
         border = np.r_[True, segments[1:] != segments[:-1]]
         begins = masked & (border | ~np.r_[False, masked[:-1]])
@@ -182,27 +217,19 @@ def span_corruption(
         target = np.where(is_token, tokens[spot], sentinels[number[spot]])
         return {
             **{f"encoder_{name}": value for name, value in encoder.items()},
-            **_decoder_side(target, segments[spot], decoder_length, tokenizer),
+            **decoder_side(target, segments[spot], decoder_length, tokenizer),
         }
 
-    def transform(rows: Mapping[str, np.ndarray], numbers: np.ndarray) -> Rows:
-        made = [
-            corrupt(tokens, segments, _generator(seed, int(number)))
-            for tokens, segments, number in zip(
-                rows["tokens"], rows["segments"], numbers, strict=True
-            )
-        ]
-        return {name: np.stack([m[name] for m in made]) for name in made[0]}
-
-    return transform
+    return each_row(corrupt, seed)
 
 
 def _keep(tokens: np.ndarray, segments: np.ndarray, kept: np.ndarray, length: int) -> Rows:
     """Return the kept places as a row of `length`, positions counted anew in every document."""
-    return _row(tokens[kept][:length], segments[kept][:length], length)
+    return row_of(tokens[kept][:length], segments[kept][:length], length)
 
 
-def _row(tokens: np.ndarray, segments: np.ndarray, length: int) -> Rows:
+def row_of(tokens: np.ndarray, segments: np.ndarray, length: int) -> Rows:
+    """Return one side of a row, padded; positions count from 0 in every segment."""
     size = len(tokens)
     starts = (
         np.flatnonzero(np.r_[True, segments[1:] != segments[:-1]]) if size else np.zeros(0, int)
@@ -216,7 +243,7 @@ def _row(tokens: np.ndarray, segments: np.ndarray, length: int) -> Rows:
     }
 
 
-def _decoder_side(targets: np.ndarray, segments: np.ndarray, length: int, tokenizer: Any) -> Rows:
+def decoder_side(targets: np.ndarray, segments: np.ndarray, length: int, tokenizer: Any) -> Rows:
     """End every document's targets, and shift them right for the decoder's input (pad starts)."""
     pieces, groups = [], []
     for segment in np.unique(segments):
@@ -224,15 +251,12 @@ def _decoder_side(targets: np.ndarray, segments: np.ndarray, length: int, tokeni
         groups.append(np.full(len(pieces[-1]), segment))
     whole = np.concatenate(pieces)[:length] if pieces else np.zeros(0, np.int64)
     group = np.concatenate(groups)[:length] if groups else np.zeros(0, np.int64)
-    row = _row(whole, group, length)
+    row = row_of(whole, group, length)
     goal = row["tokens"]
     shifted = np.r_[tokenizer.pad_id, goal[:-1]]
     row["tokens"] = np.where(row["positions"] == 0, tokenizer.pad_id, shifted).astype(np.int32)
     weights = (row["segments"] > 0).astype(np.float32)
     return {**row, "targets": goal, "weights": weights}
-
-
-CORRUPTIONS: dict[str, Callable[..., Transform]] = {"mlm": mlm, "span_corruption": span_corruption}
 
 
 class CorruptedRows:

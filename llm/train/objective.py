@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llm.errors import ConfigError
 from llm.train import losses
 
 Batch = Mapping[str, jax.Array]
@@ -14,6 +15,7 @@ Batch = Mapping[str, jax.Array]
 MODEL_INPUTS = (
     "segments",
     "positions",
+    "prefix",
     "encoder_tokens",
     "encoder_segments",
     "encoder_positions",
@@ -41,7 +43,31 @@ def nothing(params: Any) -> tuple:
 
 def model_inputs(batch: Batch, prefix: str = "") -> dict[str, jax.Array]:
     """Pick the model's keyword inputs out of a batch of rows; `prefix` as in "chosen_"."""
-    return {key: batch[prefix + key] for key in MODEL_INPUTS if prefix + key in batch}
+    found = {key: batch[prefix + key] for key in MODEL_INPUTS if prefix + key in batch}
+    if "prefix" in found:
+        found["prefix"] = found["prefix"] > 0
+    return found
+
+
+def check_rows(config: Any, batch: Batch) -> None:
+    """Refuse rows that are made for another shape of model.
+
+    Raises:
+        ConfigError: naming what the rows have, or lack.
+    """
+    both = config.architecture == "encoder_decoder"
+    if both != ("encoder_tokens" in batch):
+        what = "no encoder side" if both else "an encoder side"
+        raise ConfigError(
+            f"The rows have {what}, but the model is a {config.architecture.replace('_', '-')}.",
+            "Choose a data.corruption for it (span_corruption and ul2 write an encoder side; "
+            "ul2 with decoder_only=true does not).",
+        )
+    if "prefix" in batch and config.architecture != "decoder":
+        raise ConfigError(
+            f"The rows have a prefix, but the model is an {config.architecture.replace('_', '-')}.",
+            "A prefix mask is for decoders.",
+        )
 
 
 def cross_entropy(
@@ -50,7 +76,8 @@ def cross_entropy(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
     chunk: int = 0,
-    aux_weight: float = 1.0,
+    balance_weight: float = 0.01,
+    router_z_weight: float = 0.001,
 ) -> Objective:
     """Train on rows: weighted next-token (or masked-token) cross-entropy.
 
@@ -61,7 +88,8 @@ def cross_entropy(
         z_loss: see `losses.cross_entropy`.
         label_smoothing: see `losses.cross_entropy`.
         chunk: positions whose logits exist at once; 0 for all.
-        aux_weight: factor on the model's own losses (mixture-of-experts balance).
+        balance_weight: factor on the experts' balance loss (arXiv:2101.03961, §2.2).
+        router_z_weight: factor on the router's z-loss (arXiv:2202.08906, §3.1).
     """
     dropout = model.config.dropout > 0 or model.config.stochastic_depth > 0
 
@@ -69,6 +97,7 @@ def cross_entropy(
         del frozen
         variables = {"params": params}
         hidden, aux = model.apply(
+        check_rows(model.config, batch)
             variables,
             batch["tokens"],
             **model_inputs(batch),
@@ -85,8 +114,9 @@ def cross_entropy(
         sums = losses.in_chunks(head, hidden, batch["targets"], batch["weights"], chunk)
         total, weight = sums["loss"]
         for name, (value, count) in aux.items():
-            sums[name] = (value, count)
-            total = total + aux_weight * weight * value / jnp.maximum(count, 1)
+            sums[name] = (value, count)  # the others are figures of how experts are used
+            if name in factors:
+                total = total + factors[name] * weight * value / jnp.maximum(count, 1)
         return {**sums, "loss": (total, weight)}
 
     return Objective(nothing, loss)

@@ -192,3 +192,18 @@ def test_tensorflow_takes_no_accelerator(tasks):
     import tensorflow as tf
 
     assert not tf.config.get_visible_devices("GPU") and not tf.config.get_visible_devices("TPU")
+
+
+def test_a_task_gives_rows_with_the_noise_of_pretraining(tasks, documents, tokenizer):
+    """SeqIO's examples are the rows that training reads, for an encoder and an encoder-decoder."""
+    from llm.pretrain import denoise, prefix
+
+    for make in (denoise.mlm, prefix.ul2):
+        transform = make(tokenizer, length=LENGTH, seed=3)
+        task = tasks.rows_task(documents[0], tokenizer, LENGTH, transform)
+        got = list(task.get_dataset(split="train", shuffle=False).as_numpy_iterator())
+        (block,) = tasks.stream_rows(documents[0], "train", tokenizer, LENGTH)
+        want = transform(block, np.arange(len(block["tokens"])))
+        assert len(got) == len(block["tokens"]) and set(got[0]) == set(want)
+        for name, values in want.items():
+            np.testing.assert_array_equal(np.stack([row[name] for row in got]), values, name)

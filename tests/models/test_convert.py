@@ -133,9 +133,15 @@ def _broken(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "deepseek_v3"}, "model_type='deepseek_v3'.*\n.*Supported: .*llama"),
+        ({"model_type": "deepseek_v3"}, "deepseek_v3.*latent attention.*\n.*Supported: .*llama"),
+        ({"model_type": "gpt_oss"}, "model_type='gpt_oss'.*MXFP4"),
+        ({"model_type": "gemma3"}, "model_type='gemma3'.*more than text"),
+        ({"model_type": "qwen2_5_vl"}, "model_type='qwen2_5_vl'.*more than text"),
+        ({"model_type": "mamba2"}, "model_type='mamba2'.*no plain transformer"),
+        ({"model_type": "novel"}, "model_type='novel', which is not supported.\n"),
+        ({"model_type": None}, "model_type=None"),
         ({"kv_lora_rank": 8}, "kv_lora_rank=8"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config.*\n.*unquantised"),
         ({"hidden_act": "xielu"}, "activation 'xielu'"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
         ({"layer_types": ["linear_attention"] * 2}, "linear_attention"),

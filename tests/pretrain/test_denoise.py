@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 
-from llm import tokenizers
+from llm import main, tokenizers
+from llm.core import config as configs
 from llm.errors import ConfigError
 from llm.pretrain import denoise
 
@@ -42,9 +43,9 @@ def test_mlm_rates_are_those_published():
     assert not chosen[clean["segments"] == 0].any()
 
 
-@pytest.mark.parametrize("name", sorted(denoise.CORRUPTIONS))
+@pytest.mark.parametrize("name", sorted(main.CORRUPTIONS))
 def test_noise_depends_on_the_number_alone(name):
-    transform = denoise.CORRUPTIONS[name](BYTE, length=LENGTH)
+    transform = configs.resolve_builder(main.CORRUPTIONS[name])(BYTE, length=LENGTH)
     clean = rows(6)
     whole = transform(clean, np.arange(10, 16))
     part = transform({k: v[3:5] for k, v in clean.items()}, np.array([13, 14]))
@@ -70,6 +71,41 @@ def test_whole_words_are_hidden_together():
             inside = chosen[place : place + len(word)]
             assert inside.all() or not inside.any()
             place += len(word) + 1
+
+
+class Pieces:
+    """Five pieces of text: play, ing, s, well, [MASK]; the space before a word is not its own."""
+
+    vocab_size, special_tokens = 5, {"[MASK]": 4}
+
+    def decode(self, ids):
+        return (
+            "".join(["play", "##ing", "##s", " well", ""][i] for i in ids).replace("##", "").strip()
+        )
+
+
+def test_whole_words_of_word_pieces():
+    """By hand: "playings well" and "playing" are words of three, one and two pieces."""
+    tokens = np.array([[0, 1, 2, 3, 0, 1]], np.int32)
+    clean = {"tokens": tokens, "segments": np.array([[1, 1, 1, 1, 2, 2]])}
+    transform = denoise.mlm(Pieces(), length=6, rate=0.2, whole_words=True)
+    seen = set()
+    for number in range(40):
+        weights = transform(clean, np.array([number]))["weights"][0]
+        seen.add("".join("x" if w else "." for w in weights))
+    assert seen == {"xxx...", "...x..", "....xx"}
+
+
+def test_span_rates_are_those_published():
+    """15 % of the tokens in spans of 3 on average, over many rows of 512."""
+    spans, _, decoder = denoise.span_lengths(512, 0.15, 3.0)
+    hidden, found = decoder - spans - 1, []
+    for seed in range(200):
+        mask = denoise.random_spans(512, hidden, spans, np.random.default_rng(seed))
+        edges = np.diff(np.r_[0, mask.astype(int), 0])
+        found.append((mask.mean(), mask.sum() / (edges == 1).sum()))
+    rate, mean = np.mean(found, axis=0)
+    assert rate == pytest.approx(0.15, abs=0.002) and mean == pytest.approx(3.0, abs=0.1)
 
 
 def test_t5_lengths_are_those_of_the_paper():
@@ -127,3 +163,9 @@ def test_decoder_input_is_the_target_shifted():
 def test_wrong_rate_is_refused():
     with pytest.raises(ConfigError, match="rate"):
         denoise.mlm(BYTE, length=8, rate=1.5)
+
+
+def test_sentinels_beyond_the_model_are_refused():
+    with pytest.raises(ConfigError, match=r"vocab_size=320"):
+        denoise.span_corruption(BYTE, length=LENGTH, vocab_size=BYTE.vocab_size)
+    denoise.span_corruption(BYTE, length=LENGTH, vocab_size=320)
