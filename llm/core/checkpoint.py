@@ -77,7 +77,7 @@ class Checkpointer:
         keep_best: tuple[str, str] | None = None,
         asynchronous: bool = True,
         max_failures: int = 3,
-        finite: tuple[str, ...] = ("params",),
+        finite: tuple[str, ...] = ("params", "opt_state", "ema"),
         timeout: int = 1200,
     ):
         if keep_last < 1:

@@ -67,14 +67,32 @@ class Writer:
         self._enabled, self._warned = enabled, False
         self._file = files.path(workdir) / "metrics.jsonl"
         self._sinks = [_tracker(name, workdir, config or {}) for name in trackers if enabled]
+        self.last: dict[str, Any] = {}  # what an earlier try wrote last, lost or not
+        self.kept: dict[str, Any] = {}  # the newest accounts that still hold; see `rewind`
+        self._text: str | None = None
+        self.rewind(start)
+
+    def rewind(self, step: int) -> None:
+        """Remove the lines after a step, which will be written again.
+
+        `last` becomes the newest line there was, `kept` the newest remaining one with accounts of
+        time ("time/…").
+        """
         lines = read_lines(self._file)
-        kept = [line for line in lines if line.get("step", 0) <= start]
-        self.seconds_before = max((float(line.get("time", 0)) for line in kept), default=0.0)
-        if enabled:
+        kept = [line for line in lines if line.get("step", 0) <= step]
+        accounts = [line for line in kept if any(key.startswith("time/") for key in line)]
+        self.last = max(lines, key=lambda line: line.get("time", 0), default={})
+        self.kept = accounts[-1] if accounts else {}
+        if self._enabled:
             text = "".join(json.dumps(line) + "\n" for line in kept)
             files.write_atomic(self._file, text)
             # Object stores cannot append: keep the text and write the whole again.
             self._text = None if isinstance(self._file, Path) else text
+
+    @property
+    def seconds_before(self) -> float:
+        """Return the running time of all earlier tries, the work they lost included."""
+        return float(self.last.get("time", 0.0))
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Add one line; values that are not finite are written as null."""

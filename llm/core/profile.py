@@ -271,7 +271,8 @@ class StepTimer:
     Steps are timed in groups: the clock is read at a group's end, after waiting for its last
     outputs, so that asynchronous dispatch cannot make a step look faster than it was. The first
     step (compilation) is left out. Time in `pause` (evaluation, checkpoints, samples) is no step
-    time; time in `data` is, and is also shown on its own.
+    time; time in `data` is, and is also shown on its own. `spent` tells where all the time went:
+    seconds by "compile", "steps", "data" and whatever the pauses were called.
 
     Args:
         group: steps between two waits.
@@ -294,32 +295,40 @@ class StepTimer:
         self._paused = self._data = 0.0
         self._seconds: list[float] = []
         self._data_share: list[float] = []
-        self._useful = 0.0
         self._steps = 0
+        self.spent: dict[str, float] = {"compile": 0.0, "steps": 0.0, "data": 0.0}
 
     @contextlib.contextmanager
     def data(self) -> Iterator[None]:
         """Account the body as waiting for data."""
         start = self._clock()
         yield
-        self._data += self._clock() - start
+        waited = self._clock() - start
+        self._data += waited
+        self.spent["data"] += waited
 
     @contextlib.contextmanager
-    def pause(self, outputs: Any) -> Iterator[None]:
-        """Leave the body out of the step time.
+    def pause(self, outputs: Any, kind: str = "other") -> Iterator[None]:
+        """Leave the body out of the step time; account it under `kind`.
 
         The open group is closed first, on the last step's outputs: else its steps would finish
         unseen during the pause and look faster than they were.
         """
         self.close(outputs)
         start = self._clock()
-        yield
-        self._paused += self._clock() - start
+        try:
+            yield
+        finally:
+            paused = self._clock() - start
+            self._paused += paused
+            self.spent[kind] = self.spent.get(kind, 0.0) + paused
 
     def step(self, outputs: Any) -> None:
         """Note that a step was dispatched; wait for it at the end of a group."""
         if self._mark is None:
             self._wait(outputs)
+            before = self._paused + self._data
+            self.spent["compile"] += max(self._clock() - self._begin - before, 0.0)
             self._reset()
             return
         self._open += 1
@@ -335,7 +344,7 @@ class StepTimer:
         self._seconds.append(spent / self._open)
         self._data_share.append(self._data / spent if spent > 0 else 0.0)
         del self._seconds[: -self._history], self._data_share[: -self._history]
-        self._useful += spent
+        self.spent["steps"] += max(spent - self._data, 0.0)
         self._steps += self._open
         self._reset()
 
@@ -352,17 +361,11 @@ class StepTimer:
         return statistics.median(self._seconds) if self._seconds else None
 
     def metrics(self) -> dict[str, float]:
-        """Return step seconds, the share of it that waited for data, and goodput so far.
-
-        Goodput is the time of measured steps over all time since the timer was made: compilation,
-        evaluation, checkpoints and samples lower it.
-        """
+        """Return step seconds and the share of it that waited for data."""
         seconds = self.seconds_per_step()
         if seconds is None:
             return {}
-        wall = self._clock() - self._begin
         return {
             "perf/step_seconds": seconds,
             "perf/data_wait": statistics.median(self._data_share),
-            "perf/goodput": self._useful / wall if wall > 0 else 0.0,
         }

@@ -2,18 +2,20 @@
 """Assemble a training run from its config and carry it through: start, resume, train, save."""
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from llm.core import config as configs
-from llm.core import console, metrics, profile, sharding, signals, trees
+from llm.core import console, logs, metrics, profile, sharding, signals, trees, watchdog
 from llm.data import feed
 from llm.models import costs
-from llm.train import evaluate, initial, loop, samples
+from llm.train import bad_batches, evaluate, initial, loop, samples, spikes
 from llm.train.keeper import Keeper
+from llm.train.ledger import Ledger
 from llm.train.settings import Inputs, Settings, check_batch, keys, make_optimizer
 from llm.train.step import State, make_step
 
@@ -43,11 +45,13 @@ def train(config: Any, workdir: str, inputs: Inputs) -> State:
     check_batch(settings, mesh)
     first = jax.process_index() == 0
     with (
+        logs.record(workdir, jax.process_index()) as journal,
         sharding.use_layout(mesh) as layout,
         signals.watch(jax.process_count()) as stop,
+        watchdog.watch(settings.step_timeout, workdir, jax.process_index()),
         console.progress(settings.steps, enabled=first) as screen,
     ):
-        return _train(config, workdir, inputs, settings, layout, stop.requested, screen)
+        return _train(config, workdir, inputs, settings, layout, stop.requested, screen, journal)
 
 
 def _train(
@@ -58,7 +62,10 @@ def _train(
     layout: sharding.Layout,
     stopping: Callable[[int], bool],
     screen: console.Screen,
+    journal: logs.Journal,
 ) -> State:
+    begun = time.perf_counter()
+    spike = spikes.make(settings.spike)
     bones = initial.skeleton(inputs.model, layout, settings.trainable)
     optimizer = make_optimizer(
         settings.steps, bones.axes, dict(config.schedule), **keys(config.optimizer)
@@ -66,7 +73,7 @@ def _train(
     where = initial.placement(
         inputs.objective, optimizer, bones, layout, ema=settings.ema_decay > 0
     )
-    keeper = Keeper(config, workdir, inputs, settings, bones, where)
+    keeper = Keeper(config, workdir, inputs, settings, bones, where, spike)
     state, frozen = keeper.begin(optimizer, layout, int(config.seed))
     writer = metrics.Writer(
         workdir,
@@ -81,15 +88,17 @@ def _train(
             optimizer,
             microbatches=settings.microbatches,
             ema_decay=settings.ema_decay,
+            spike=spike,
+            norms=settings.norms_every > 0,
         ),
         donate_argnums=0,
-        out_shardings=(where.state, None),
+        out_shardings=(_places(where.state, state), None),
     )
     place = placer(layout.mesh)
     runner = loop.Loop(
         _plan(settings, inputs, layout),
         step,
-        lambda start, params: _batches(inputs.source, start, params, place),
+        lambda start, params: _batches(keeper.source, start, params, place),
         writer=writer,
         hooks=[
             *evaluate.hooks(config, inputs, settings, frozen, place),
@@ -97,9 +106,14 @@ def _train(
         ],
         save=keeper.save,
         save_every=keeper.every,
+        noticed=bad_batches.BadBatches(
+            workdir, keeper.source, inputs.tokenizer, jax.process_index() == 0
+        ).record,
+        roll_back=keeper.roll_back if spike.action == "roll_back" else None,
+        ledger=lambda spent: Ledger(spent, begun),
         stopping=stopping,
         say=screen.say,
-        bar=screen.bar,
+        bar=lambda done: _moved(done, screen, journal),
     )
     _announce(runner.say, inputs, bones, layout, int(state.step), settings)
     try:
@@ -108,9 +122,20 @@ def _train(
         keeper.close()
 
 
+def _places(places: State, state: State) -> State:
+    """Return where the state lives, its history of losses included."""
+    return places._replace(history=jax.tree.map(lambda leaf: leaf.sharding, state.history))
+
+
+def _moved(done: int, screen: console.Screen, journal: logs.Journal) -> None:
+    """Tell the terminal and the log which step is done."""
+    journal.step = done
+    screen.bar(done)
+
+
 def _batches(
     source: Any, start: int, params: Callable[[], Any], place: Callable[[Any], Any]
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Yield placed batches; rows are read ahead on a thread, rollouts are made when asked for."""
     if hasattr(source, "fingerprint"):  # rows: what a step reads is known beforehand
         for step, batch in feed.prefetch(source, start, depth=4):
@@ -142,6 +167,7 @@ def _plan(settings: Settings, inputs: Inputs, layout: sharding.Layout) -> loop.P
         settings.eval_first,
         flops,
         (peak or 0.0) * layout.mesh.size,
+        settings.norms_every,
     )
 
 

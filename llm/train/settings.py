@@ -2,6 +2,7 @@
 """What a training run is told: its inputs, the train section, the optimizer's sections."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm.core import config as configs
@@ -50,6 +51,10 @@ class Settings(NamedTuple):
         max_bad_steps: non-finite steps in a row that end the run.
         accept_new_data: resume even though the data changed.
         track: trackers, of "tensorboard" and "wandb".
+        norms_every: steps between lines with the gradient norm of every group of parameters.
+        spike: see `spikes.Spikes`.
+        heartbeat: seconds after which a silent process of a multi-process run ends the others.
+        step_timeout: seconds after which a step that hangs ends the run; 0 never.
     """
 
     steps: int
@@ -64,6 +69,10 @@ class Settings(NamedTuple):
     max_bad_steps: int = 20
     accept_new_data: bool = False
     track: tuple = ()
+    norms_every: int = 0
+    spike: Mapping[str, Any] = MappingProxyType({})
+    heartbeat: float = 60.0
+    step_timeout: float = 1800.0
 
 
 def check_batch(settings: Settings, mesh: Any) -> None:

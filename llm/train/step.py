@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from llm.core import trees
+from llm.train import spikes
 from llm.train.objective import Batch, Objective
 from llm.train.optim import Optimizer
 
@@ -22,6 +23,7 @@ class State(NamedTuple):
         opt_state: optax state of those.
         ema: exponential moving average of params, or ().
         skipped: int32 [2]: non-finite updates skipped in all, and in a row.
+        history: `spikes.History` of losses and norms, or () when nobody looks for spikes.
     """
 
     step: jax.Array
@@ -29,6 +31,7 @@ class State(NamedTuple):
     opt_state: Any
     ema: Any
     skipped: jax.Array
+    history: Any = ()
 
 
 class Frozen(NamedTuple):
@@ -101,20 +104,38 @@ def gradients(
     return jax.lax.scan(body, zeros, parts)[0]
 
 
+def group_norms(grads: Any) -> dict[str, jax.Array]:
+    """Return the norm of each parameter's gradient, by its name without the last part."""
+    squares: dict[str, Any] = {}
+    for name, leaf in trees.flatten(grads).items():
+        group = name.rpartition("/")[0] or name
+        squares[group] = squares.get(group, 0.0) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+    return {f"grad_norm/{group}": jnp.sqrt(total) for group, total in squares.items()}
+
+
 def make_step(
-    objective: Objective, optimizer: Optimizer, *, microbatches: int = 1, ema_decay: float = 0.0
+    objective: Objective,
+    optimizer: Optimizer,
+    *,
+    microbatches: int = 1,
+    ema_decay: float = 0.0,
+    spike: spikes.Spikes = spikes.OFF,
+    norms: bool = False,
 ) -> Step:
     """Build the update (state, frozen, batch, key) -> (state, metrics), to be jitted by the caller.
 
     Gradients are those of sum(loss) / sum(weight) over the whole global batch, whatever the number
-    of microbatches. A step whose loss or gradients are not finite changes neither parameters nor
-    optimizer state; it is counted in `State.skipped`.
+    of microbatches. A step whose loss, weights or gradients are not finite changes neither
+    parameters, optimizer state nor averages; it is counted in `State.skipped`. The metrics say
+    whether the update was "applied" (1 or 0), and how far the step is a "spike" (0: not at all).
 
     Args:
         objective: what to minimise.
         optimizer: how.
         microbatches: parts the batch is processed in, to save memory; must divide it.
         ema_decay: 0 for no moving average of the parameters.
+        spike: what spikes are, and whether their updates are skipped too.
+        norms: add the gradient norm of every group of parameters to the metrics.
     """
 
     def step(state: State, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
@@ -124,25 +145,40 @@ def make_step(
         weight = jnp.maximum(sums["loss"][1], 1e-6)
         grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
         norm = optax.global_norm(grads)
+        parts = group_norms(grads) if norms else {}
         if optimizer.clip_norm > 0:
             scale = jnp.minimum(1.0, optimizer.clip_norm / (norm + 1e-6))
             grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(sums["loss"][0])
+        loss = sums["loss"][0] / weight
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(weight)
+        score, history = _judge(state.history, loss, norm, finite, spike)
+        applied = finite & (score == 0) if spike.action == "skip" else finite
         rate = optimizer.schedule(state.step)
         updates, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: (p + rate * u).astype(p.dtype), state.params, updates)
-        params, opt_state = _choose(finite, (params, opt_state), (state.params, state.opt_state))
         ema = state.ema
         if ema_decay:
             ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+        params, opt_state, ema = _choose(
+            applied, (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+        )
         bad = (~finite).astype(jnp.int32)
         skipped = jnp.stack([state.skipped[0] + bad, (state.skipped[1] + 1) * bad])
         metrics = {name: value / jnp.maximum(w, 1e-6) for name, (value, w) in sums.items()}
         metrics.update(grad_norm=norm, lr=rate, weight=sums["loss"][1], skipped=skipped[0])
-        metrics["tokens"] = real_tokens(batch)
-        return State(state.step + 1, params, opt_state, ema, skipped), metrics
+        metrics.update(applied=applied.astype(jnp.float32), spike=score, tokens=real_tokens(batch))
+        return State(state.step + 1, params, opt_state, ema, skipped, history), {**metrics, **parts}
 
     return step
+
+
+def _judge(
+    history: Any, loss: jax.Array, norm: jax.Array, finite: jax.Array, spike: spikes.Spikes
+) -> tuple[jax.Array, Any]:
+    """Return a step's spike score and the history after it; 0 where nobody looks for spikes."""
+    if not history:
+        return jnp.float32(0), history
+    return spikes.look(history, loss, norm, finite, spike.factor)
 
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:

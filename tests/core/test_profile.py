@@ -142,7 +142,8 @@ def test_timer_waits_leaves_out_compilation_and_pauses():
     assert timer.seconds_per_step() == pytest.approx((4.5 / 4 + 2.5 / 2) / 2)
     metrics = timer.metrics()
     assert metrics["perf/data_wait"] == pytest.approx((1 / 4.5 + 0.5 / 2.5) / 2)
-    assert metrics["perf/goodput"] == pytest.approx(7.0 / clock.now)
+    expected = {"compile": 30.5, "steps": 7.0 - 1.5, "data": 9 * 0.25, "other": 100.0}
+    assert timer.spent == pytest.approx(expected)
     timer.step("last")
     assert waited[-1] == "last"
     assert timer.steps == 10
