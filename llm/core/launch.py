@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from llm.core import peers, signals
 from llm.core.redact import Redacting, redact
 from llm.errors import ConfigError, UserError
 
@@ -29,6 +30,8 @@ OPTIONS = {
     "help": "false",
 }
 
+_RESUMABLE = ("pretrain", "posttrain")  # stages that a launcher starts again after exit code 75
+
 
 def run(stage: str, extra: dict[str, str] | None = None) -> None:
     """Run `llm.main.<stage>(config, workdir, **extra options)` and exit with its code.
@@ -37,14 +40,17 @@ def run(stage: str, extra: dict[str, str] | None = None) -> None:
         stage: the function of `llm.main` to call, also the folder of its configs.
         extra: the stage's own options with their defaults ("false" makes a switch).
     """
-    sys.exit(main(stage, sys.argv[1:], extra or {}))
+    code = main(stage, sys.argv[1:], extra or {})
+    peers.leave(code)
+    sys.exit(code)
 
 
 def main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
     """Parse, check and run; return the exit code (see llm.errors)."""
     debug = "--debug" in argv
     try:
-        return _main(stage, argv, extra)
+        with signals.until_ready(stage in _RESUMABLE):
+            return _main(stage, argv, extra)
     except UserError as error:
         if debug:
             print(redact(traceback.format_exc()), end="", file=sys.stderr)
@@ -55,6 +61,7 @@ def main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
+        peers.blame(error)
         if debug:
             print(redact(traceback.format_exc()), end="", file=sys.stderr)
             return 1
@@ -75,9 +82,12 @@ def _main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
         print(json.dumps(configs.to_dict(call.config), indent=1, default=str))
         return 0
     workdir = call.options["workdir"] or f"runs/{stage}_{Path(call.config_path).stem}"
+    together = call.options["distributed"] == "true"
+    if together:
+        peers.capture(workdir)
     quiet()
-    if call.options["distributed"] == "true":
-        join_processes()
+    if together:
+        peers.join(float(call.config.get("train", {}).get("heartbeat", peers.HEARTBEAT)))
     function = getattr(importlib.import_module("llm.main"), stage)
     function(call.config, workdir, **{k: call.options[k] for k in extra})
     return 0
@@ -116,29 +126,6 @@ def quiet() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("absl").setLevel(logging.ERROR)
     logging.getLogger("jax").setLevel(logging.ERROR)
-
-
-def join_processes() -> None:
-    """Join the other processes of the run (`--distributed`).
-
-    Cloud TPU and Slurm tell JAX its peers; elsewhere set COORDINATOR_ADDRESS (host:port),
-    PROCESS_COUNT and PROCESS_ID in each process.
-
-    Raises:
-        ConfigError: the variables are incomplete.
-    """
-    import jax
-
-    names = ("COORDINATOR_ADDRESS", "PROCESS_COUNT", "PROCESS_ID")
-    given = [os.environ.get(name) for name in names]
-    if not any(given):
-        jax.distributed.initialize()
-        return
-    if not all(given):
-        missing = next(n for n, value in zip(names, given, strict=True) if not value)
-        raise ConfigError(f"{missing} is not set.", f"--distributed needs {', '.join(names)}.")
-    address, count, index = (str(value) for value in given)
-    jax.distributed.initialize(address, int(count), int(index))
 
 
 def require_platform(expected: str) -> None:

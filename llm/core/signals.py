@@ -5,9 +5,12 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+
+from llm.errors import Preempted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAME = 0.5  # seconds: a launcher and its process group often deliver one request twice
@@ -66,6 +69,29 @@ def watch(processes: int = 1) -> Iterator[Stop]:
         reader.close()
 
 
+@contextlib.contextmanager
+def until_ready(enabled: bool = True) -> Iterator[None]:
+    """Turn SIGTERM into an error that asks to run again, while nothing is there to be saved.
+
+    Training replaces this by `watch`; elsewhere than in the main thread it does nothing.
+
+    Raises:
+        Preempted: the signal came.
+    """
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _refuse_to_begin)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _refuse_to_begin(number: int, frame: object) -> None:
+    raise Preempted("Stopped by SIGTERM before a step.", "Run the same command to resume.")
+
+
 def _remember(number: int, frame: object) -> None:
     """Do nothing in the main thread: the listening thread was woken before this runs."""
 
@@ -91,5 +117,5 @@ def _receive(number: signal.Signals, stop: Stop) -> None:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, (line + "\n").encode())
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), (line + "\n").encode())
