@@ -15,6 +15,7 @@ from llm.generate.language_model import load
 KINDS = {
     "perplexity": "llm.eval.perplexity:evaluate",
     "multiple_choice": "llm.eval.multiple_choice:evaluate",
+    "published": "llm.eval.published:evaluate",
     "which_function": "llm.eval.multiple_choice:evaluate_functions",
     "exact_match": "llm.eval.exact_match:evaluate",
     "samples": "llm.eval.samples:evaluate",

@@ -2,6 +2,7 @@
 """scripts/generate.py: what it prints, what it refuses, and with which exit codes."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,36 @@ def test_the_prompt_may_come_from_stdin_and_be_a_chat(lm, saved, capsys, monkeyp
     assert cli.main([f"--model={saved}", "--chat", "--max_tokens=8"]) == 0
     wanted = lm.generate([{"role": "user", "content": "hi"}], max_tokens=8)[0]
     assert capsys.readouterr().out == wanted + "\n"
+
+
+def test_several_prompts_and_written_chats(lm, saved, tmp_path, capsys):
+    answers = lm.generate(["a", "b"], max_tokens=8)
+    assert cli.main([f"--model={saved}", "--prompt=a", "--prompt=b", "--max_tokens=8"]) == 0
+    assert capsys.readouterr().out == f"> a\n{answers[0]}\n> b\n{answers[1]}\n"
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n" + json.dumps({"messages": chat}) + "\n" + json.dumps({"messages": chat}))
+    assert cli.main([f"--model={saved}", f"--chats={file}", "--limit=1", "--max_tokens=8"]) == 0
+    wanted = lm.generate([chat[:1]], max_tokens=8)[0]
+    assert capsys.readouterr().out == f"> hi\nwritten: yes\nmodel:   {wanted}\n"
+    file.write_text('{"text": "no"}')
+    assert cli.main([f"--model={saved}", f"--chats={file}"]) == 3
+    assert "line 1: not a chat" in capsys.readouterr().err
+
+
+def test_talking_at_the_terminal_remembers_what_was_said(lm, saved, capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("hi\nmore\n"))
+    assert cli.main([f"--model={saved}", "--chat", "--max_tokens=8"]) == 0
+    messages = [{"role": "user", "content": "hi"}]
+    first = lm.generate([messages], max_tokens=8)[0]
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "more"}]
+    second = lm.generate([messages], max_tokens=8)[0]
+    out = capsys.readouterr().out
+    assert f"> {first}\n" in out and f"> {second}\n" in out
 
 
 @pytest.mark.parametrize(
