@@ -68,8 +68,10 @@ class BadBatches:
 
     def record(self, bad: Bad) -> None:
         """Add a step's record; what cannot be read or written never stops training."""
-        line = json.dumps(self._describe(bad), ensure_ascii=False) if self._enabled else ""
-        if not line or len(self._known) >= LIMIT or _key(line) in self._known:
+        if not self._enabled or len(self._known) >= LIMIT:
+            return
+        line = json.dumps(self._describe(bad), ensure_ascii=False)
+        if _key(line) in self._known:
             return
         self._known.add(_key(line))
         try:

@@ -92,9 +92,8 @@ class Ledger:
         largest = sorted(found.items(), key=lambda item: -item[1])
         shares = ", ".join(f"{name} {value / total:.1%}" for name, value in largest)
         line = f"time {total:.1f} s: {shares}"
-        if self.restarts or self.lost_steps:
-            line += f"; {self.restarts} restarts, {self.lost_steps} steps done twice"
-        return line
+        line += f"; restarts {self.restarts}" if self.restarts else ""
+        return line + (f"; steps done twice {self.lost_steps}" if self.lost_steps else "")
 
 
 def _accounts(line: Mapping[str, Any]) -> dict[str, float]:

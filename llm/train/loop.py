@@ -107,6 +107,7 @@ class Loop:
         self.ledger = ledger(self.timer.spent)
         self._waiting: list[Any] = []  # metrics still on the devices
         self._fetched: list[dict[str, float]] = []  # since the last line
+        self._row = 0  # non-finite steps in a row
         self._done = 0  # steps made when a spike was found
         self._tokens = 0.0
 
@@ -135,7 +136,7 @@ class Loop:
 
     def _stretch(self, state: State, frozen: Frozen, key: jax.Array, end: int) -> State | Bad:
         """Train up to the end, or to a spike that the run shall go back from."""
-        start = int(state.step)
+        start, self._row = int(state.step), int(state.skipped[1])
         holder = [state]
         batches = self.batches(start, lambda: holder[0].params)
         for done in range(start + 1, end + 1):
@@ -155,7 +156,7 @@ class Loop:
                     batches.close()
                     return spike
             if logging:
-                self._log(done, state)
+                self._log(done)
             if not stop:
                 self._evaluate(done, end, state, outputs)
             if saving:
@@ -174,7 +175,6 @@ class Loop:
         )
 
     def _save(self, done: int, state: State, outputs: Any) -> None:
-        self._check(done, state)
         watchdog.at("save", done)
         before = self.timer.spent.get("checkpoint", 0.0)
         with self.timer.pause(outputs["loss"], "checkpoint"):
@@ -193,9 +193,11 @@ class Loop:
         self.timer.close(outputs["loss"])
         for number, metrics in enumerate(fetched, done - len(fetched) + 1):
             bad = bad_batches.find(number, metrics)
+            self._row = self._row + 1 if bad and bad.reason == "non_finite" else 0
             if bad is None:
                 continue
             self._tell(bad)
+            self._check(number)
             if bad.reason == "spike" and self.roll_back is not None:
                 self._done = done
                 return bad
@@ -237,8 +239,8 @@ class Loop:
         try:
             self._call_hooks(done, end, state, outputs)
         except Exception:
-            self._check(done, state)
-            self.save(state, {})
+            if self._look(done, outputs) is None:
+                self.save(state, {})
             raise
 
     def _call_hooks(self, done: int, end: int, state: State, outputs: Any) -> None:
@@ -255,17 +257,16 @@ class Loop:
                     shown = "  ".join(f"{k.split('/')[-1]} {v:.4g}" for k, v in values.items())
                     self.say(f"step {done:>6}  {hook.name}: {shown}")
 
-    def _check(self, done: int, state: State) -> None:
+    def _check(self, step: int) -> None:
         """Refuse to go on when updates have been non-finite for too long."""
-        in_row = int(state.skipped[1])
-        if self.plan.max_bad_steps and in_row >= self.plan.max_bad_steps:
+        if self.plan.max_bad_steps and self._row >= self.plan.max_bad_steps:
             raise NonFiniteError(
-                f"Loss or gradients were not finite for {in_row} steps up to step {done}.",
-                "Lower config.schedule.peak, or look at the data of these steps; "
-                "the newest checkpoint is sound.",
+                f"Loss or gradients were not finite for {self._row} steps up to step {step}.",
+                "Lower config.schedule.peak, or look at bad_batches.jsonl; the newest checkpoint "
+                "is sound.",
             )
 
-    def _log(self, done: int, state: State) -> None:
+    def _log(self, done: int) -> None:
         fetched, self._fetched = self._fetched, []
         last = fetched[-1]
         applied = [f for f in fetched if f.get("applied", float(math.isfinite(f["loss"])))]
@@ -288,7 +289,6 @@ class Loop:
         values.update(self.ledger.metrics())
         self.writer.write(done, self.ledger.seconds(), values)
         self.say(self._line(done, values))
-        self._check(done, state)
 
     def _group_norms(self, done: int, fetched: list[dict[str, float]]) -> dict[str, float]:
         """Return the gradient norms by group of the newest step that is due, if one is."""

@@ -150,7 +150,7 @@ def make_step(
             scale = jnp.minimum(1.0, optimizer.clip_norm / (norm + 1e-6))
             grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
         loss = sums["loss"][0] / weight
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(weight)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(sums["loss"][1])
         score, history = _judge(state.history, loss, norm, finite, spike)
         applied = finite & (score == 0) if spike.action == "skip" else finite
         rate = optimizer.schedule(state.step)

@@ -203,4 +203,4 @@ def test_schedules(name):
 
 
 def test_state_is_a_plain_tree():
-    assert State._fields == ("step", "params", "opt_state", "ema", "skipped")
+    assert State._fields == ("step", "params", "opt_state", "ema", "skipped", "history")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NaN and infinity in data and gradients of real runs: survived or refused, never saved."""
+
+import importlib.util
+import json
+import random
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from llm.core import checkpoint
+from llm.core.metrics import read_lines
+
+STEPS, ROW = 24, 4  # steps of a run; non-finite steps in a row that end it
+
+
+def load_poison():
+    spec = importlib.util.spec_from_file_location("poison", Path(__file__).with_name("poison.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+poison = load_poison()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rng = random.Random(0)
+    target = tmp_path_factory.mktemp("data") / "docs.jsonl"
+    words = ["alpha", "beta", "gamma", "list", "returns", "the", "value"]
+    texts = [" ".join(rng.choice(words) for _ in range(50)) for _ in range(200)]
+    target.write_text("\n".join(json.dumps({"id": str(i), "text": t}) for i, t in enumerate(texts)))
+    return target
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """The runs of this module use one of the eight devices."""
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *a: first)
+
+
+def draw(seed):
+    """Return kind, data steps, microbatches, averaging and whether the run must end with 4."""
+    rng = random.Random(seed)
+    kind, length = rng.choice(poison.KINDS), rng.randint(1, ROW + 2)
+    start = rng.randint(0, STEPS - length)
+    steps = set(range(start, start + length))
+    if length < ROW and rng.random() < 0.5:  # another, apart from the first
+        steps |= {step for step in (start + length + 2,) if step < STEPS}
+    return kind, sorted(steps), rng.choice((1, 2, 4)), rng.choice((0.0, 0.9)), length >= ROW
+
+
+def inject(seed, data, workdir):
+    kind, steps, microbatches, decay, fatal = draw(seed)
+    arguments = poison.arguments(
+        workdir,
+        data,
+        f"--config.train.steps={STEPS}",
+        f"--config.train.microbatches={microbatches}",
+        f"--config.train.ema_decay={decay}",
+        f"--config.train.max_bad_steps={ROW}",
+        "--config.checkpoint.every=3",
+        "--config.checkpoint.keep_last=20",
+    )
+    with poison.poisoned(kind, steps):
+        code = poison.launch.main("pretrain", arguments, {})
+    assert code == (4 if fatal else 0), (kind, steps)
+    saved = checkpoint.list_steps(workdir)
+    for step in saved:
+        tree = checkpoint.restore(workdir, step=step).tree
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)), (step, kind)
+    lines = read_lines(workdir / "metrics.jsonl")
+    assert all(line["train/loss"] is not None for line in lines if "train/loss" in line)
+    records = read_lines(workdir / "bad_batches.jsonl")
+    assert {record["reason"] for record in records} <= {"non_finite", "spike"}
+    found = [record for record in records if record["reason"] == "non_finite"]
+    assert [r["step"] - 1 for r in found] == steps[: len(found)] and len(found[0]["ids"]) == 8
+    if not fatal:
+        assert saved[-1] == STEPS and len(found) == len(steps)
+        assert sum(line.get("train/non_finite", 0) for line in lines) == len(steps)
+        assert int(checkpoint.restore(workdir).tree["counters"]["skipped"][0]) == len(steps)
+    return fatal
+
+
+@pytest.mark.parametrize("seed", [0, 2, 4, 6, 7])
+def test_a_few_injections(seed, data, tmp_path):
+    inject(seed, data, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_hundred_injections(data, tmp_path):
+    fatal = [inject(seed, data, tmp_path / str(seed)) for seed in range(100)]
+    assert 20 < sum(fatal) < 80
+    print(f"100 injections: {sum(fatal)} runs ended with 4, the others went on; 0 poisoned saves")
