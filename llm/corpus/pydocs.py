@@ -255,7 +255,7 @@ def _from_python(entry: dict[str, str], text: str, kinds: list[str]) -> Iterator
             }
     if "html" in kinds and entry["package"] == STDLIB and not module.startswith("_"):
         html = pages.render_module(module, tree)
-        page = extract_text(html)
+        page = extract_text(html, mode="plain")
         if page.count("\n") > 8:  # a page of headings alone teaches nothing
             yield {
                 "id": f"html:{module}",
