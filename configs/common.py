@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from llm.models.config import TransformerConfig
+from llm.models.adapters import Adapter
+from llm.models.config import default_fields
 from llm.models.presets import PRESETS
 
 
@@ -15,8 +16,7 @@ def model(preset: str, **overrides: Any) -> ConfigDict:
 
     A `vocab_size` of 0 takes the tokenizer's, rounded up to a multiple of 64.
     """
-    defaults = {f.name: f.default for f in dataclasses.fields(TransformerConfig)}
-    return ConfigDict({**defaults, **PRESETS[preset], **overrides})
+    return ConfigDict({**default_fields(), **PRESETS[preset], **overrides})
 
 
 def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> ConfigDict:
@@ -45,11 +45,16 @@ def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> 
             "eval_every": 500,
             "eval_first": False,
             "ema_decay": 0.0,
-            "trainable": ".*",
+            "trainable": "",  # regular expression; "" trains the adapters, without any everything
             "stop_after": 0,
             "max_bad_steps": 20,
             "accept_new_data": False,
             "track": (),
+            "norms_every": 0,
+            # action: "log", "skip" the update, or "roll_back" and leave `skip` steps' data out
+            "spike": {"window": 64, "factor": 8.0, "action": "log", "skip": 200, "max": 5},
+            "heartbeat": 60.0,
+            "step_timeout": 1800.0,
         }
     )
     # Sizes multiply to the number of devices; one may be -1, "the rest"
@@ -73,9 +78,17 @@ def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> 
     return config
 
 
+def adapter(name: str = "none", **overrides: Any) -> dict[str, Any]:
+    """Return every field of an adapter; "inherit" goes on with that of the run started from.
+
+    Any other name first merges the adapters of that run, if it has some, into its weights.
+    """
+    return {**dataclasses.asdict(Adapter()), "name": name, **overrides}
+
+
 def follow_up(*, steps: int, batch_size: int, length: int) -> ConfigDict:
     """Return a run that starts from another's checkpoint and keeps its model and tokenizer."""
-    inherited = ConfigDict({"name": "inherit", "dropout": 0.0})
+    inherited = ConfigDict({"name": "inherit", "dropout": 0.0, "adapter": adapter("inherit")})
     config = training(inherited, steps=steps, batch_size=batch_size, length=length)
     config.tokenizer.path = ""
     config.train.eval_first = True

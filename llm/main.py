@@ -119,7 +119,7 @@ def check_training(config: Any) -> None:
     """
     from llm.core import checkpoint
     from llm.models.config import TransformerConfig
-    from llm.train import optim, run, samples
+    from llm.train import optim, run, samples, spikes
 
     objective = configs.choose(config.objective.name, OBJECTIVES, "objective")
     builder = configs.resolve_builder(objective)
@@ -142,6 +142,7 @@ def check_training(config: Any) -> None:
         if fields["vocab_size"]:
             TransformerConfig(**fields).validate()
     configs.bind(run.Settings, config.train, "train")
+    spikes.make(config.train.get("spike", {}))
     optimizer = configs.choose(config.optimizer.name, optim.OPTIMIZERS, "optimizer")
     shared = ("clip_norm", "no_decay", "scales")
     own = {k: v for k, v in config.optimizer.items() if k not in shared}
@@ -153,7 +154,6 @@ def check_training(config: Any) -> None:
     configs.bind(checkpoint.Checkpointer, kept, "checkpoint", given=("directory",))
 
 
-def sources(config: Any) -> dict[str, dict[str, Any]]:
 def _check_corruption(objective: str, found: str | None) -> None:
     """Refuse an objective whose noise is not in the data: it would learn to copy.
 
@@ -167,6 +167,7 @@ def _check_corruption(objective: str, found: str | None) -> None:
         )
 
 
+def sources(config: Any) -> dict[str, dict[str, Any]]:
     """Return the data sources by name: one, or those of config.data.mixture with their weights."""
     section = {k: v for k, v in config.data.items() if k not in ("mixture", "corruption")}
     mixture = config.data.get("mixture", {})
@@ -181,7 +182,7 @@ def model_config(section: Mapping[str, Any], tokenizer: Any, inherited: Mapping 
     Raises:
         ConfigError: there is nothing to inherit, or the tokenizer has more ids than the model.
     """
-    from llm.models.config import TransformerConfig
+    from llm.models.config import TransformerConfig, inherit
 
     fields = {k: section[k] for k in section}
     if fields.get("name") == "inherit":
@@ -190,7 +191,7 @@ def model_config(section: Mapping[str, Any], tokenizer: Any, inherited: Mapping 
                 "config.model inherits, but config.init.from is empty.",
                 "Give --config.init.from=<workdir of an earlier run>.",
             )
-        fields = {**inherited, **fields}
+        fields = inherit(fields, inherited)
     fields = configs.bind(TransformerConfig, fields, "model")
     fields["vocab_size"] = fields["vocab_size"] or 64 * math.ceil(tokenizer.vocab_size / 64)
     if fields["vocab_size"] < tokenizer.vocab_size:
@@ -215,7 +216,7 @@ def train(config: Any, workdir: str) -> Any:
     first = jax.process_index() == 0
     with lock.hold(workdir, jax.process_index()):
         origin = config.init["from"]
-        start = _load_start(origin)
+        start = _load_start(origin, config.model.get("adapter", {}).get("name", "inherit"))
         tokens = _tokenizer(config, start)
         inherited = dataclasses.asdict(start.config) if start else None
         shape = model_config(config.model, tokens, inherited)
@@ -302,12 +303,14 @@ def _tokenizer(config: Any, start: Any) -> Any:
     return start.tokenizer
 
 
-def _load_start(origin: str) -> Any:
+def _load_start(origin: str, adapter: str) -> Any:
+    """Open the model to start from; new adapters begin on weights with the old ones merged in."""
     if not origin:
         return None
     import llm
 
-    return llm.load(origin)
+    start = llm.load(origin)
+    return start if adapter == "inherit" else start.merge()
 
 
 def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:

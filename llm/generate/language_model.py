@@ -15,6 +15,7 @@ from llm.generate import decode, scoring, seq2seq
 from llm.generate.buckets import bucket, count_program
 from llm.generate.decode import Completion, Piece, Request
 from llm.generate.sampling import Settings, bias_of
+from llm.models import tuning
 from llm.models.config import TransformerConfig
 
 DEFAULT_TOKENS = 128  # generated where max_tokens is not given, as far as the model has room
@@ -36,8 +37,8 @@ class LanguageModel:
         tokenizer: see `llm.tokenizers`; None where the source has none.
         mesh: over which the parameters are laid, or None.
         starts_texts: whether a prompt is given the token that started texts in training.
-        step: of the checkpoint, where there is one.
         ends_texts: whether what an encoder-decoder reads is given the end token (T5).
+        step: of the checkpoint, where there is one.
     """
 
     config: TransformerConfig
@@ -47,8 +48,8 @@ class LanguageModel:
     mesh: Any = None
     starts_texts: bool = False
     step: int | None = None
-
     ends_texts: bool = False
+
     def logits(self, tokens: Any, decoder_tokens: Any = None) -> jax.Array:
         """Return logits float32 [B, T, V] of token ids [B, T].
 
@@ -174,9 +175,9 @@ class LanguageModel:
         """Return the ids that a model reads for a text, a chat or a list of ids."""
         if isinstance(prompt, str):
             ids = self._need_tokenizer().encode(prompt)
-            start = [scoring.prefix_id(self.tokenizer)]
             if self.ends_texts and self._reads_then_writes:
                 ids = [*ids, self.tokenizer.eos_id]
+            start = [scoring.prefix_id(self.tokenizer)]
             return start + ids if self.starts_texts or not ids else ids
         if all(isinstance(part, Mapping) for part in prompt) and len(prompt):
             return self._need_tokenizer().apply_chat_template(
@@ -190,8 +191,24 @@ class LanguageModel:
             )
         return ids
 
+    def merge(self) -> "LanguageModel":
+        """Return the same function as a plain model: low-rank updates become part of the weights.
+
+        Raises:
+            ConfigError: the adapter adds virtual tokens, which no weights stand for.
+        """
+        if self.config.adapter.name == "none":
+            return self
+        config, params = tuning.merge(self.config, self.params)
+        return dataclasses.replace(
+            self, config=config, model=type(self.model)(config), params=params
+        )
+
     def save(self, directory: Any, format: str = "native", kind: str = "") -> None:
         """Write the model as "native" (for `llm.load` and training), "hf" or "gguf".
+
+        The latter two hold adapters merged. "adapter" and "peft" write the adapter alone, for
+        `llm.load(base, adapter=directory)`; the second in the format of the PEFT library.
 
         Args:
             directory: a new folder; for GGUF also the name of a .gguf file.

@@ -86,11 +86,13 @@ def _load_run(
 ) -> LanguageModel:
     from llm.core import checkpoint
 
-    config = for_inference(from_dict(settings["model"]), dtype)
+    stored = from_dict(settings["model"])
+    config = for_inference(stored, dtype)
     model = Transformer(config)
     boxed = parameter_shapes(model)
     shardings = _shardings(boxed, mesh)
-    quantized = "quantization" in settings  # integers and scales: laid out once they are weights
+    # Integers and scales: laid out once they are weights
+    quantized = "quantization" in settings or stored.adapter.base != "full"
     restored = checkpoint.restore(
         place,
         step=step,
@@ -201,7 +203,13 @@ def assemble(
 def for_inference(config: TransformerConfig, dtype: str) -> TransformerConfig:
     """Return the config with this dtype and nothing that only training needs."""
     return dataclasses.replace(
-        config, dtype=dtype, param_dtype=dtype, remat="none", dropout=0.0, stochastic_depth=0.0
+        config,
+        dtype=dtype,
+        param_dtype=dtype,
+        remat="none",
+        dropout=0.0,
+        stochastic_depth=0.0,
+        adapter=dataclasses.replace(config.adapter, base="full", dropout=0.0),
     )
 
 

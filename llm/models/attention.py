@@ -19,6 +19,7 @@ from llm.models.splash import obstacle, splash
 Array = jax.Array
 Bias = Callable[[Array, Array], Array]  # ([B, T], [B, S] positions) -> [B, N, T, S] float32
 
+EVERYONE = -2  # the segment of keys that every query sees, as of a prefix
 MASKED = -1e30  # finite: minus infinity would make a fully masked row NaN
 
 
@@ -37,6 +38,7 @@ class Request(NamedTuple):
     sinks: Array | None  # [N] float32: a logit that takes probability and gives nothing
     prefix: Array | None  # [B, S] bool: keys visible to every query of their segment (prefix-LM)
     ordered: bool  # T == S and row order is position order within each segment
+    shared: bool  # keys of the segment EVERYONE may be among k_segments
     chunk: int
 
 
@@ -60,6 +62,8 @@ def visible(r: Request) -> Array:  # -> [B, T, S] bool
         seen = seen & (jnp.abs(distance) < r.window)
     if r.q_segments is not None and r.k_segments is not None:
         seen = seen & (r.q_segments[:, :, None] == r.k_segments[:, None, :])
+        if r.shared:
+            seen = seen | (r.k_segments == EVERYONE)[:, None, :]
     return seen
 
 
@@ -129,7 +133,7 @@ def dot_product(q: Array, k: Array, v: Array, r: Request) -> Array:
     return jnp.where(jnp.any(seen, axis=-1)[:, :, None, None], out, 0)
 
 
-class _Running(NamedTuple):
+class Running(NamedTuple):
     """The online softmax of one block of queries (arXiv:2112.05682), all float32."""
 
     total: Array  # [B, K, G, T, 1]
@@ -137,7 +141,8 @@ class _Running(NamedTuple):
     out: Array  # [B, K, G, T, H]
 
 
-def _absorb(state: _Running, q: Array, k: Array, v: Array, r: Request) -> _Running:
+def absorb(state: Running, q: Array, k: Array, v: Array, r: Request) -> Running:
+    """Add keys and values [B, S, K, H] to the running softmax."""
     logits = _logits(q, k, r)
     top = jax.lax.stop_gradient(jnp.maximum(state.top, jnp.max(logits, axis=-1, keepdims=True)))
     weights = jnp.where(logits > MASKED / 2, jnp.exp(logits - top), 0.0)
@@ -145,7 +150,7 @@ def _absorb(state: _Running, q: Array, k: Array, v: Array, r: Request) -> _Runni
     new = jnp.einsum(
         "BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
-    return _Running(
+    return Running(
         total=state.total * old + jnp.sum(weights, axis=-1, keepdims=True),
         top=top,
         out=state.out * old + new,
@@ -185,7 +190,7 @@ def chunked(q: Array, k: Array, v: Array, r: Request) -> Array:
     def one_block(block):  # (index, q, positions, segments) -> [B, C, N, H]
         i, q_c, q_pos, q_seg = block
 
-        def absorb(state: _Running, key_block) -> tuple[_Running, None]:
+        def take(state: Running, key_block) -> tuple[Running, None]:
             j, k_c, v_c, k_pos, k_seg, pre = key_block
             here = r._replace(
                 q_positions=q_pos,
@@ -195,24 +200,24 @@ def chunked(q: Array, k: Array, v: Array, r: Request) -> Array:
                 prefix=None if r.prefix is None else pre,
             )
             if not (r.ordered and r.causal and r.prefix is None):
-                return _absorb(state, q_c, k_c, v_c, here), None
+                return absorb(state, q_c, k_c, v_c, here), None
             past = j * D <= (i + 1) * C - 1
             if r.window:
                 past = past & ((j + 1) * D > i * C - r.window)
 
-            def update(running: _Running) -> _Running:
-                return _absorb(running, q_c, k_c, v_c, here)
+            def update(running: Running) -> Running:
+                return absorb(running, q_c, k_c, v_c, here)
 
             return jax.lax.cond(past, update, lambda running: running, state), None
 
         shape = (B, K, N // K, C, 1)
-        state = _Running(
+        state = Running(
             total=jnp.zeros(shape, jnp.float32),
             top=jnp.full(shape, MASKED, jnp.float32),
             out=jnp.zeros((*shape[:-1], H), jnp.float32),
         )
-        state, _ = jax.lax.scan(jax.checkpoint(absorb), state, keys)
-        return _finish(state, r, K).astype(q.dtype).reshape(B, C, N, H)
+        state, _ = jax.lax.scan(jax.checkpoint(take), state, keys)
+        return finish(state, r, K).astype(q.dtype).reshape(B, C, N, H)
 
     blocks = (
         jnp.arange(-(-T // C)),
@@ -224,7 +229,8 @@ def chunked(q: Array, k: Array, v: Array, r: Request) -> Array:
     return jnp.moveaxis(out, 0, 1).reshape(B, -1, N, H)[:, :T]
 
 
-def _finish(state: _Running, r: Request, K: int) -> Array:  # -> [B, C, K, G, H]
+def finish(state: Running, r: Request, K: int) -> Array:  # -> [B, C, K, G, H]
+    """Add the sinks and divide: the attention's value."""
     total, out = state.total, state.out
     if r.sinks is not None:
         # Rescale to the larger of the two maxima, so that neither exponential overflows.
@@ -283,6 +289,7 @@ def attention(
     sinks: Array | None = None,
     prefix: Array | None = None,
     ordered: bool = False,
+    shared: bool = False,
     chunk: int = 512,
 ) -> Array:  # [B, T, N, H]
     """Attend queries to keys; see `Request` for what each argument means.
@@ -303,6 +310,7 @@ def attention(
         sinks=sinks,
         prefix=prefix,
         ordered=ordered,
+        shared=shared,
         chunk=chunk,
     )
     name = choose(q, k, request) if backend == "auto" else backend

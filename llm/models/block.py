@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One transformer layer: attention, cross-attention if asked, feed-forward, and their norms."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from llm.core.sharding import shard
-from llm.models.attention import Bias, attention
+from llm.models import paged
+from llm.models.attention import EVERYONE, Bias, Request, attention
 from llm.models.cache import write
 from llm.models.config import TransformerConfig
 from llm.models.layers import Dense, Norm, drop_path, dropout, fold, param
@@ -20,6 +22,7 @@ Array = jax.Array
 
 # Sites of per-example randomness within a layer; each gets its own key.
 _SITES = {"attention": 0, "cross": 1, "mlp": 2}
+_UPDATES = 3  # those of low-rank updates follow
 
 
 class Context(NamedTuple):
@@ -35,6 +38,7 @@ class Context(NamedTuple):
     slots: Array | None = None  # [B, T] where the cache is written; None = no cache
     k_positions: Array | None = None  # [B, S] of the cache
     k_segments: Array | None = None
+    pages: paged.Place | None = None  # where a cache in pages is written and read
     encoded: Array | None = None  # [B, C, D]
     encoded_segments: Array | None = None  # [B, C]
 
@@ -44,6 +48,7 @@ class Layer(NamedTuple):
 
     number: Array  # int32
     local: Array  # bool: attends within the window only
+    prefix: tuple[Array, Array] | None = None  # keys and values [P, K, H] before the layer's own
 
 
 Buffers = dict[str, Array]  # the cache's arrays, all layers: k, v (and cross_k, cross_v)
@@ -62,7 +67,8 @@ class Attention(nn.Module):
     ) -> tuple[Array, Buffers]:  # [B, T, D] -> [B, T, D]
         c = self.config
         N, K, H, D = c.n_heads, c.n_kv_heads, c.head_dim, c.d_model
-        q = Dense(c, "BTD,DNH->BTNH", (D, N, H), c.attention_bias, name="query")(x)
+        keys = _update_keys(c, "cross" if self.cross else "attention", layer, context)
+        q = Dense(c, "BTD,DNH->BTNH", (D, N, H), c.attention_bias, name="query")(x, keys)
         if c.qk_norm != "none":
             q = self._qk_norm("query_norm", q)
         if context.rope is not None and not self.cross:
@@ -73,8 +79,8 @@ class Attention(nn.Module):
         else:
             source = context.encoded if self.cross else x
             assert source is not None
-            k = Dense(c, "BTD,DKH->BTKH", (D, K, H), c.attention_bias, name="key")(source)
-            v = Dense(c, "BTD,DKH->BTKH", (D, K, H), c.attention_bias, name="value")(source)
+            k = Dense(c, "BTD,DKH->BTKH", (D, K, H), c.attention_bias, name="key")(source, keys)
+            v = Dense(c, "BTD,DKH->BTKH", (D, K, H), c.attention_bias, name="value")(source, keys)
             if c.qk_norm != "none":
                 k = self._qk_norm("key_norm", k)
             if context.rope is not None and not self.cross:
@@ -82,12 +88,15 @@ class Attention(nn.Module):
             k, v, buffers = self._through_cache(k, v, layer, context, buffers)
         k = shard(k, "batch", "length", "kv_heads", "head_dim")
         v = shard(v, "batch", "length", "kv_heads", "head_dim")
-        out = self._attend(q, k, v, layer, context)
+        if context.pages is not None and not self.cross:
+            out = self._attend_pages(q, buffers, layer, context, context.pages)
+        else:
+            out = self._attend(q, k, v, layer, context)
         out = shard(out, "batch", "length", "heads", "head_dim")
         project = Dense(
             c, "BTNH,NHD->BTD", (N, H, D), c.attention_out_bias, "residual", name="output"
         )
-        return project(out), buffers
+        return project(out, keys), buffers
 
     def _qk_norm(self, name: str, x: Array) -> Array:
         if self.config.qk_norm == "head":
@@ -107,6 +116,8 @@ class Attention(nn.Module):
                 }
                 buffers = {**buffers, **filled}
             return k, v, buffers
+        if context.pages is not None:
+            return k, v, paged.write(buffers, layer.number, context.pages, k, v)
         if context.slots is None:
             return k, v, buffers
         written = {
@@ -123,9 +134,7 @@ class Attention(nn.Module):
 
     def _attend(self, q: Array, k: Array, v: Array, layer: Layer, context: Context) -> Array:
         c = self.config
-        sinks = None
-        if c.attention_sinks:
-            sinks = param(self, "sinks", jax.nn.initializers.zeros, (c.n_heads,), ("heads",))
+        sinks = self._sinks()
         cached = context.slots is not None and not self.cross
         q_segments, k_segments = context.segments, context.segments
         k_positions = context.positions
@@ -140,6 +149,15 @@ class Attention(nn.Module):
             k_segments = context.encoded_segments
             if k_segments is not None and q_segments is None:
                 q_segments = jnp.ones_like(context.positions)
+        before = self._prefix(layer)
+        if before is not None:
+            k, v, k_positions = prepend(before, k, v, k_positions)
+            if q_segments is None:
+                q_segments = jnp.ones_like(context.positions)
+            k_segments = q_segments if k_segments is None else k_segments
+            k_segments = jnp.pad(
+                k_segments, ((0, 0), (before[0].shape[0], 0)), constant_values=EVERYONE
+            )
 
         def attend(window: int) -> Array:
             return attention(
@@ -158,17 +176,55 @@ class Attention(nn.Module):
                 bias=self._bias(context),
                 sinks=sinks,
                 prefix=context.prefix,
-                ordered=not (cached or self.cross),
+                ordered=not (cached or self.cross) and before is None,
+                shared=before is not None,
                 chunk=c.attention_chunk,
             )
 
-        kinds = {c.is_local(i) for i in range(c.n_layers)}
-        if self.cross or kinds == {False}:
-            return attend(0)
-        if kinds == {True}:
-            return attend(c.window)
-        # The window stays static in each branch, which fused kernels need; one branch runs.
-        return jax.lax.cond(layer.local, lambda: attend(c.window), lambda: attend(0))
+        return attend(0) if self.cross else _by_window(c, layer, attend)
+
+    def _attend_pages(
+        self, q: Array, buffers: Buffers, layer: Layer, context: Context, place: paged.Place
+    ) -> Array:
+        c = self.config
+        sinks, before = self._sinks(), self._prefix(layer)
+
+        def attend(window: int) -> Array:
+            request = Request(
+                q_positions=context.positions,
+                k_positions=context.positions,
+                q_segments=None,
+                k_segments=None,
+                causal=True,
+                window=window,
+                softcap=c.attention_softcap,
+                scale=c.attention_scale or c.head_dim**-0.5,
+                bias=self._bias(context),
+                sinks=sinks,
+                prefix=None,
+                ordered=False,
+                shared=False,
+                chunk=c.attention_chunk,
+            )
+            return paged.attend(q, buffers, layer.number, place, request, before)
+
+        return _by_window(c, layer, attend)
+
+    def _sinks(self) -> Array | None:
+        c = self.config
+        if not c.attention_sinks:
+            return None
+        return param(self, "sinks", jax.nn.initializers.zeros, (c.n_heads,), ("heads",))
+
+    def _prefix(self, layer: Layer) -> tuple[Array, Array] | None:
+        """Return keys and values [P, K, H] that come before all others, if there are some."""
+        c = self.config
+        if self.cross or not c.adapter.prefixes(*self.path):
+            return None if self.cross else layer.prefix
+        shape, axes = (c.adapter.length, c.n_kv_heads, c.head_dim), (None, "kv_heads", "head_dim")
+        init = jax.nn.initializers.normal(c.init_std)
+        keys = param(self, "prefix_keys", init, shape, axes)
+        return keys, param(self, "prefix_values", init, shape, axes)
 
     def _bias(self, context: Context) -> Bias | None:
         c = self.config
@@ -180,6 +236,40 @@ class Attention(nn.Module):
         if table is None:
             return None
         return lambda q, k: relative_bias(table, c.relative_max_distance, not self.causal, q, k)
+
+
+def _by_window(c: TransformerConfig, layer: Layer, attend: Callable[[int], Array]) -> Array:
+    """Attend within the layer's window, where it has one."""
+    kinds = {c.is_local(i) for i in range(c.n_layers)}
+    if kinds == {False}:
+        return attend(0)
+    if kinds == {True}:
+        return attend(c.window)
+    # The window stays static in each branch, which fused kernels need; one branch runs.
+    return jax.lax.cond(layer.local, lambda: attend(c.window), lambda: attend(0))
+
+
+def prepend(
+    before: tuple[Array, Array], k: Array, v: Array, positions: Array
+) -> tuple[Array, Array, Array]:
+    """Put a prefix [P, K, H], the same for all rows, at positions 0.. before keys and values."""
+    P, B = before[0].shape[0], k.shape[0]
+    wide = [jnp.broadcast_to(x[None].astype(k.dtype), (B, *x.shape)) for x in before]
+    first = jnp.broadcast_to(jnp.arange(P, dtype=positions.dtype)[None], (B, P))
+    return (
+        jnp.concatenate([wide[0], k], axis=1),
+        jnp.concatenate([wide[1], v], axis=1),
+        jnp.concatenate([first, positions], axis=1),
+    )
+
+
+def _update_keys(
+    config: TransformerConfig, site: str, layer: Layer, context: Context
+) -> Array | None:
+    """Return the dropout keys [B] of a sublayer's low-rank updates."""
+    if context.keys is None or not config.adapter.dropout:
+        return None
+    return fold(fold(context.keys, layer.number), _UPDATES + _SITES[site])
 
 
 def _rope(layer: Layer, context: Context) -> tuple[Array, Array]:
@@ -217,7 +307,7 @@ class Block(nn.Module):
                 self._before("cross", x), layer, context, buffers
             )
             x = self._add("cross", x, h, layer, context)
-        h, aux = self._feed_forward(self._before("mlp", x), context)
+        h, aux = self._feed_forward(self._before("mlp", x), layer, context)
         x = self._add("mlp", x, h, layer, context)
         return (shard(x, "batch", "length", None), buffers), aux
 
@@ -229,15 +319,18 @@ class Block(nn.Module):
             normed, layer, context, buffers
         )
         own = self._before("mlp", x) if c.parallel_block == "two_norms" else normed
-        fed, aux = self._feed_forward(own, context)
+        fed, aux = self._feed_forward(own, layer, context)
         x = self._add("attention", x, attended, layer, context)
         x = self._add("mlp", x, fed, layer, context)
         return (shard(x, "batch", "length", None), buffers), aux
 
-    def _feed_forward(self, x: Array, context: Context) -> tuple[Array, dict[str, Any]]:
+    def _feed_forward(
+        self, x: Array, layer: Layer, context: Context
+    ) -> tuple[Array, dict[str, Any]]:
+        keys = _update_keys(self.config, "mlp", layer, context)
         if self.config.n_experts:
-            return MoE(self.config, name="moe")(x, context.segments)
-        return MLP(self.config, name="mlp")(x), {}
+            return MoE(self.config, name="moe")(x, context.segments, keys)
+        return MLP(self.config, name="mlp")(x, keys), {}
 
     def _before(self, site: str, x: Array) -> Array:
         if self.config.norm_placement in ("pre", "sandwich"):

@@ -3,10 +3,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm.errors import ConfigError
+from llm.models import adapters
 
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
 NORMS = ("rmsnorm", "layernorm")
@@ -25,7 +26,8 @@ ATTENTIONS = ("auto", "xla", "dot_product", "chunked", "splash")
 INITIALISERS = ("truncated", "normal", "fan_in")
 ROUTERS = ("softmax", "sigmoid")
 DISPATCHES = ("dropless", "capacity")
-HEADS = ("linear", "mlm")
+CLASSIFIERS = ("sequence", "token")  # of whole texts, or of every token
+HEADS = ("linear", "mlm", *CLASSIFIERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class TransformerConfig:
     n_kv_heads: int = 0  # 0 = n_heads; 1 = multi-query
     head_dim: int = 0  # 0 = d_model / n_heads
     d_ff: int = 0  # 0 = 4 * d_model
-    max_length: int = 2048
+    max_length: int = 2048  # of the text: virtual tokens have positions of their own
     # Norms
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
@@ -103,6 +105,10 @@ class TransformerConfig:
     head_bias: bool = False
     token_types: int = 0  # BERT's sentence A / B
     pooler: bool = False
+    n_classes: int = 0  # of a classification head; 0 = those of the data
+    labels: tuple[str, ...] = ()  # their names
+    # What is added for parameter-efficient tuning
+    adapter: adapters.Adapter = adapters.NONE
     # Regularisation
     dropout: float = 0.0
     stochastic_depth: float = 0.0  # drop rate of the last layer; earlier layers linearly less
@@ -116,6 +122,9 @@ class TransformerConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.adapter, adapters.Adapter):  # read from JSON
+            object.__setattr__(self, "adapter", adapters.from_dict(self.adapter))
+        object.__setattr__(self, "labels", tuple(self.labels))
         if self.n_heads < 1:
             return
         fill = {
@@ -137,6 +146,16 @@ class TransformerConfig:
         """Tell whether the (main) stack attends backwards only."""
         return self.architecture != "encoder"
 
+    @property
+    def classifies(self) -> bool:
+        """Tell whether the head gives classes, not tokens."""
+        return self.head in CLASSIFIERS
+
+    @property
+    def stochastic(self) -> bool:
+        """Tell whether training draws random numbers inside the model."""
+        return self.dropout > 0 or self.stochastic_depth > 0 or self.adapter.dropout > 0
+
     def is_local(self, layer: int) -> bool:
         """Tell whether a layer attends within `window` only."""
         pattern = self.window_pattern
@@ -151,6 +170,7 @@ class TransformerConfig:
         _check_choices(self)
         _check_ranges(self)
         _check_combinations(self)
+        _check_added(self)
         return self
 
     def check_length(self, length: int) -> None:
@@ -285,6 +305,57 @@ def _check_combinations(config: TransformerConfig) -> None:
     for holds, problem, fix in rules:
         if not holds:
             raise ConfigError(problem, fix)
+
+
+def _check_added(config: TransformerConfig) -> None:
+    """Check the adapter and the classification head."""
+    adapter = config.adapter.validate()
+    if adapter.name == "prompt" and config.architecture != "decoder":
+        raise ConfigError(
+            "Prompt tuning is for decoders: in an encoder the prompt would see the text.",
+            "Use model.adapter.name='prefix'.",
+        )
+    experts = f"{'encoder' if config.architecture == 'encoder' else 'decoder'}/layers/moe/up"
+    if config.n_experts and adapter.covers(experts) and (adapter.dropout or adapter.name == "dora"):
+        raise ConfigError(
+            "The experts' low-rank updates have neither dropout nor DoRA's magnitudes.",
+            "Leave them out with model.adapter.targets='(query|key|value|output)$'.",
+        )
+    if config.labels and len(config.labels) != config.n_classes:
+        raise ConfigError(
+            f"model.labels names {len(config.labels)} classes, model.n_classes is "
+            f"{config.n_classes}.",
+            "Give as many names as classes, or none.",
+        )
+
+
+def default_fields() -> dict[str, Any]:
+    """Return every field at its default, as plain data: what a config file starts from."""
+    fields = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+    return {**fields, "adapter": dataclasses.asdict(adapters.Adapter())}
+
+
+def inherit(fields: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill a model section from the config of the run it starts from.
+
+    The adapter "inherit" is that run's own.
+    """
+    made = {**inherited, **fields}
+    given = dict(made.pop("adapter", {}))
+    old = adapters.from_dict(inherited.get("adapter", {}))
+    new = old if given.get("name") == "inherit" else adapters.from_dict(given)
+    if made.get("position") == "learned" and "max_length" not in fields:
+        made["max_length"] += old.virtual_tokens - new.virtual_tokens
+    return {**made, "adapter": dataclasses.asdict(new)}
+
+
+def with_adapter(config: TransformerConfig, adapter: adapters.Adapter) -> TransformerConfig:
+    """Return the config with another adapter on the same base.
+
+    Virtual tokens take rows of a table of learned positions from the text.
+    """
+    fields = inherit({"adapter": dataclasses.asdict(adapter)}, dataclasses.asdict(config))
+    return TransformerConfig(**fields).validate()
 
 
 def from_dict(fields: dict[str, Any]) -> TransformerConfig:

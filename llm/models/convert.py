@@ -58,20 +58,55 @@ def open_folder(folder: Any) -> Tensors:
         raise DataError(
             f"{folder} holds no .safetensors file{found}.", "Use a model saved as safetensors."
         )
-    shapes: dict[str, tuple[int, ...]] = {}
-    places: dict[str, Any] = {}
+    entries: dict[str, tuple[Path, np.dtype, tuple[int, ...], int]] = {}
     for path in paths:
         try:
-            opened = safetensors.safe_open(path, framework="numpy")
-            names = opened.keys()
-            for name in names:
-                shapes[name] = tuple(opened.get_slice(name).get_shape())
-                places[name] = opened
+            with safetensors.safe_open(path, framework="numpy") as opened:  # checks the header
+                names = list(opened.keys())
+            start, header = _read_header(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise DataError(
                 f"{path} cannot be read as safetensors: {error}.", "Download it again."
             ) from error
-    return Tensors(shapes, lambda name: places[name].get_tensor(name))
+        for name in names:
+            entry = header[name]
+            if entry["dtype"] not in _DTYPES:
+                raise DataError(
+                    f"Tensor {name} of {path} is stored as {entry['dtype']}.",
+                    f"Supported: {', '.join(_DTYPES)}.",
+                )
+            at = start + entry["data_offsets"][0]
+            kind = np.dtype(_DTYPES[entry["dtype"]])
+            entries[name] = (path, kind, tuple(entry["shape"]), at)
+    return Tensors(
+        {name: shape for name, (_, _, shape, _) in entries.items()},
+        lambda name: _read_array(*entries[name]),
+    )
+
+
+_DTYPES = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16},
+    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8},
+    "BOOL": np.bool_,
+}
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return where a checked file's data begins, and its header."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return 8 + size, json.loads(file.read(size))
+
+
+def _read_array(path: Path, kind: np.dtype, shape: tuple[int, ...], at: int) -> np.ndarray:
+    """Read one tensor; a mapped file would count towards the process's memory to its end."""
+    array = np.empty(shape, kind)
+    with path.open("rb") as file:
+        file.seek(at)
+        got = file.readinto(array.reshape(-1).view(np.uint8).data)
+    if got != array.nbytes:
+        raise DataError(f"{path} is shorter than when it was opened.", "Download it again.")
+    return array
 
 
 # --- Import ------------------------------------------------------------------------------------
@@ -121,21 +156,37 @@ def import_tensors(
     rows = ROWS[family](config)
     sizes = layouts.sizes(config)
     names = _find_names(rows, config, tensors)
+    put = place or (lambda _, leaf: jnp.asarray(leaf))
     leaves: dict[str, Any] = {}
     for row in rows:
-        shape = (*layouts.stacked(row, config), *layouts.shape(row.our_layout, sizes))
-        leaf = np.empty(shape, np.dtype(jnp.dtype(dtype)))
-        expected = layouts.shape(row.their_layout, sizes)
-        for index, theirs in layouts.expand(row, config):
-            actual = names[theirs]
-            if tensors.shapes[actual] != expected:
-                raise DataError(
-                    f"Tensor {actual} has shape {tensors.shapes[actual]}, not {expected}.",
-                    "The weights do not belong to this config.json.",
-                )
-            leaf[index] = layouts.to_ours(tensors.get(actual), row, sizes)
-        leaves[row.ours] = jnp.asarray(leaf) if place is None else place(row.ours, leaf)
+        leaf = _fill(row, config, sizes, names, tensors, dtype)
+        # Waiting keeps the host from holding several leaves that are still on their way.
+        leaves[row.ours] = jax.block_until_ready(put(row.ours, leaf))
+        del leaf
     return trees.unflatten(leaves)
+
+
+def _fill(
+    row: Row,
+    config: TransformerConfig,
+    sizes: Mapping[str, int],
+    names: Mapping[str, str],
+    tensors: Tensors,
+    dtype: str,
+) -> np.ndarray:
+    """Read all layers' tensors of a row into one leaf."""
+    shape = (*layouts.stacked(row, config), *layouts.shape(row.our_layout, sizes))
+    leaf = np.empty(shape, np.dtype(jnp.dtype(dtype)))
+    expected = layouts.shape(row.their_layout, sizes)
+    for index, theirs in layouts.expand(row, config):
+        actual = names[theirs]
+        if tensors.shapes[actual] != expected:
+            raise DataError(
+                f"Tensor {actual} has shape {tensors.shapes[actual]}, not {expected}.",
+                "The weights do not belong to this config.json.",
+            )
+        leaf[index] = layouts.to_ours(tensors.get(actual), row, sizes)
+    return leaf
 
 
 def _find_names(rows: list[Row], config: TransformerConfig, tensors: Tensors) -> dict[str, str]:
@@ -286,6 +337,15 @@ def _write_file(path: Path, entries: Mapping[str, Entry]) -> None:
         for chunk in _chunks(entries):
             file.write(chunk)
     temporary.replace(path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as one safetensors file."""
+
+    def entry(x: np.ndarray) -> Entry:
+        return Entry(x.shape, x.dtype.name, x.nbytes, lambda: x)
+
+    _write_file(path, {name: entry(x) for name, x in arrays.items()})
 
 
 def _chunks(entries: Mapping[str, Entry]) -> Iterator[memoryview]:

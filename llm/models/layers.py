@@ -4,6 +4,8 @@
 Letters: B batch, T length, D model, N heads, K kv-heads, H head size, F hidden, V vocabulary.
 """
 
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llm.core.sharding import shard
-from llm.models import quant
+from llm.models import lora, quant
 from llm.models.config import TransformerConfig
 
 Array = jax.Array
@@ -62,8 +64,12 @@ def param(
 
     A quantised parameter in its place (see `llm.models.quant`) is read as the array it stands for.
     """
-    boxed = nn.with_logical_partitioning(init, tuple(axes))
     dtype = jnp.dtype(module.config.param_dtype)
+    adapter = module.config.adapter
+    if adapter.quantizes(*module.path, name):
+        stored = quant.initialiser(init, axes, adapter.base, adapter.block)
+        return quant.materialize(module.param(name, stored, tuple(shape), dtype), dtype)
+    boxed = nn.with_logical_partitioning(init, tuple(axes))
     return quant.materialize(module.param(name, boxed, tuple(shape), dtype), dtype)
 
 
@@ -82,7 +88,8 @@ class Dense(nn.Module):
     """Contract with a kernel, `y = einsum(equation, x, kernel) + bias`.
 
     The equation is written with the fixed letters, "BTD,DNH->BTNH"; `sizes` gives the kernel's.
-    The bias has the kernel's letters that reach the output.
+    The bias has the kernel's letters that reach the output. Where the config's adapter covers this
+    map, its low-rank update is added; `keys` [B] are for that one's dropout.
     """
 
     config: TransformerConfig
@@ -92,7 +99,7 @@ class Dense(nn.Module):
     role: str = "in"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, keys: Array | None = None) -> Array:
         inputs, output = self.equation.split("->")
         letters = inputs.split(",")[1]
         size = dict(zip(letters, self.sizes, strict=True))
@@ -106,6 +113,8 @@ class Dense(nn.Module):
         dtype = jnp.dtype(self.config.dtype)
         kernel = param(self, "kernel", init, self.sizes, axes)
         y = jnp.einsum(self.equation, x.astype(dtype), kernel.astype(dtype))
+        if self.config.adapter.covers(*self.path):
+            y = self._adapt(x.astype(dtype), y, kernel, axes, keys)
         if self.bias:
             kept = [letter for letter in letters if letter in output]
             zeros = jax.nn.initializers.zeros
@@ -114,6 +123,31 @@ class Dense(nn.Module):
             )
             y = y + jnp.broadcast_to(bias.astype(dtype), y.shape)
         return y
+
+    def _adapt(
+        self, x: Array, y: Array, kernel: Array, axes: list[str | None], keys: Array | None
+    ) -> Array:
+        """Add the low-rank update, and rescale each output as DoRA does."""
+        adapter = self.config.adapter
+        maps = lora.maps(self.equation)
+        size = dict(zip(maps.kernel, self.sizes, strict=True)) | {lora.RANK: adapter.rank}
+        axis = dict(zip(maps.kernel, axes, strict=True)) | {lora.RANK: None}
+
+        def create(name: str, init: Callable[..., Array], letters: str) -> Array:
+            return param(self, name, init, [size[c] for c in letters], [axis[c] for c in letters])
+
+        fan_in = kernel.size // max(1, math.prod(size[c] for c in maps.kept))
+        a = create("lora_a", lora.uniform(fan_in), maps.a)
+        b = create("lora_b", jax.nn.initializers.zeros, maps.b)
+        if keys is not None and adapter.dropout:
+            x = dropout(x, adapter.dropout, fold(keys, zlib.crc32(self.path[-1].encode())))
+        update = lora.update(maps, x, a.astype(x.dtype), b.astype(x.dtype), adapter.scale)
+        if adapter.name == "lora":
+            return y + update
+        norm = lora.column_norm(maps, kernel, a, b, adapter.scale)
+        made = create("lora_m", lambda *_: norm.astype(kernel.dtype), maps.kept)
+        ratio = made.astype(jnp.float32) / jax.lax.stop_gradient(norm)
+        return (y + update) * jnp.broadcast_to(ratio.astype(y.dtype), y.shape)
 
 
 def _bias_axis(letter: str) -> str | None:
@@ -161,7 +195,7 @@ class Embed(nn.Module):
             self, "embedding", init, (c.vocab_size, c.d_model), ("vocab", "embed")
         )
         if c.position == "learned":
-            rows = c.max_length + c.position_offset
+            rows = c.max_length + c.position_offset + c.adapter.virtual_tokens
             self.positions = param(self, "positions", init, (rows, c.d_model), (None, "embed"))
         if c.token_types:
             self.types = param(self, "types", init, (c.token_types, c.d_model), (None, "embed"))
@@ -171,11 +205,17 @@ class Embed(nn.Module):
     def __call__(  # [B, T], [B, T] -> [B, T, D]
         self, tokens: Array, positions: Array, token_types: Array | None = None
     ) -> Array:
+        return self.dress(jnp.take(self.embedding, tokens, axis=0), positions, token_types)
+
+    def dress(  # [B, T, D], [B, T] -> [B, T, D]
+        self, x: Array, positions: Array, token_types: Array | None = None
+    ) -> Array:
+        """Scale embeddings and add positions and types."""
         from llm.models.positions import sinusoidal
 
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        x = jnp.take(self.embedding, tokens, axis=0).astype(dtype)
+        x = x.astype(dtype)
         if c.embed_scale != 1.0:
             x = x * jnp.asarray(c.embed_scale, dtype)
         if c.position == "learned":
@@ -183,7 +223,7 @@ class Embed(nn.Module):
         if c.position == "sinusoidal":
             x = x + sinusoidal(positions, c.d_model).astype(dtype)
         if c.token_types:
-            kinds = jnp.zeros_like(tokens) if token_types is None else token_types
+            kinds = jnp.zeros_like(positions) if token_types is None else token_types
             x = x + jnp.take(self.types, kinds, axis=0).astype(dtype)
         if c.embed_norm:
             x = self.norm(x)

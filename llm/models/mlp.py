@@ -50,15 +50,16 @@ class MLP(nn.Module):
     d_ff: int = 0  # 0 = config.d_ff
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:  # [B, T, D] -> [B, T, D]
+    def __call__(self, x: Array, keys: Array | None = None) -> Array:  # [B, T, D] -> [B, T, D]
         c = self.config
         hidden = self.d_ff or c.d_ff
         act = ACTIVATIONS[c.activation]
-        up = Dense(c, "BTD,DF->BTF", (c.d_model, hidden), c.mlp_bias, name="up")(x)
+        up = Dense(c, "BTD,DF->BTF", (c.d_model, hidden), c.mlp_bias, name="up")(x, keys)
         if c.activation in GATED:
-            gate = Dense(c, "BTD,DF->BTF", (c.d_model, hidden), c.mlp_bias, name="gate")(x)
+            gate = Dense(c, "BTD,DF->BTF", (c.d_model, hidden), c.mlp_bias, name="gate")(x, keys)
             h = act(gate) * up
         else:
             h = act(up)
         h = shard(h, "batch", "length", "mlp")
-        return Dense(c, "BTF,FD->BTD", (hidden, c.d_model), c.mlp_bias, "residual", name="down")(h)
+        down = Dense(c, "BTF,FD->BTD", (hidden, c.d_model), c.mlp_bias, "residual", name="down")
+        return down(h, keys)

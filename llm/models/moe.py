@@ -5,14 +5,16 @@ Letters: E experts, M tokens, J choices per token, C capacity; others as in `lay
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from llm.core.sharding import shard
+from llm.models import lora
 from llm.models.config import TransformerConfig
 from llm.models.layers import INITIALISERS, param
 from llm.models.mlp import ACTIVATIONS, MLP
@@ -28,6 +30,23 @@ class Experts(NamedTuple):
     up: Array  # [E, D, F]
     down: Array  # [E, F, D]
     act: Callable[[Array], Array]
+    updates: Mapping[str, tuple[Array, Array]] = MappingProxyType({})  # A, scale * B per name
+
+    def grouped(self, name: str, rows: Array, sizes: Array) -> Array:
+        """Multiply rows, sorted by expert, with their experts' weights; sizes [E] of the groups."""
+        out = jax.lax.ragged_dot(rows, getattr(self, name), sizes)
+        if name not in self.updates:
+            return out
+        a, b = self.updates[name]
+        return out + jax.lax.ragged_dot(jax.lax.ragged_dot(rows, a, sizes), b, sizes)
+
+    def stacked(self, name: str, x: Array) -> Array:  # [B, E, C, in] -> [B, E, C, out]
+        """Multiply each expert's own rows with its weights."""
+        out = jnp.einsum("BECI,EIO->BECO", x, getattr(self, name))
+        if name not in self.updates:
+            return out
+        a, b = self.updates[name]
+        return out + jnp.einsum("BECr,ErO->BECO", jnp.einsum("BECI,EIr->BECr", x, a), b)
 
 
 class Routing(NamedTuple):
@@ -61,8 +80,8 @@ def dropless(x: Array, real: Array, routing: Routing, w: Experts, config: Transf
     order = jnp.argsort(chosen, stable=True)
     rows = jnp.take(x.reshape(B * T, D), order // J, axis=0)
     sizes = jnp.bincount(chosen, length=E).astype(jnp.int32)
-    hidden = w.act(jax.lax.ragged_dot(rows, w.gate, sizes)) * jax.lax.ragged_dot(rows, w.up, sizes)
-    out = jax.lax.ragged_dot(hidden, w.down, sizes)
+    hidden = w.act(w.grouped("gate", rows, sizes)) * w.grouped("up", rows, sizes)
+    out = w.grouped("down", hidden, sizes)
     out = jnp.take(out, jnp.argsort(order), axis=0).reshape(B, T, J, D)
     y = jnp.einsum("BTJD,BTJ->BTD", out, routing.weights.astype(out.dtype))
     return y, jnp.zeros((), jnp.float32)
@@ -91,9 +110,8 @@ def with_capacity(x: Array, real: Array, routing: Routing, w: Experts, config: T
         lambda rows, at: jnp.zeros((E * C, D), x.dtype).at[at].set(rows, mode="drop")
     )
     inputs = scatter(source, slot).reshape(B, E, C, D)
-    hidden = w.act(jnp.einsum("BECD,EDF->BECF", inputs, w.gate))
-    hidden = hidden * jnp.einsum("BECD,EDF->BECF", inputs, w.up)
-    out = jnp.einsum("BECF,EFD->BECD", hidden, w.down).reshape(B, E * C, D)
+    hidden = w.act(w.stacked("gate", inputs)) * w.stacked("up", inputs)
+    out = w.stacked("down", hidden).reshape(B, E * C, D)
     gather = jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0, mode="fill", fill_value=0))
     back = jnp.moveaxis(gather(out, slot).reshape(B, J, T, D), 1, 2)
     y = jnp.einsum("BTJD,BTJ->BTD", back, routing.weights.astype(back.dtype))
@@ -116,10 +134,13 @@ def auxiliary(routing: Routing, real: Array, dropped: Array, config: Transformer
     load = jnp.einsum("BTE,BT->E", picks, mask) / (safe * config.experts_per_token)
     share = jnp.einsum("BTE,BT->E", routing.scores, mask) / safe
     z = jnp.square(jax.nn.logsumexp(routing.logits, axis=-1))
+    entropy = -jnp.sum(load * jnp.log(jnp.maximum(load, 1e-9))) / math.log(max(E, 2))
     return {
         "moe_balance_loss": (E * jnp.sum(load * share) * n, n),
         "moe_z_loss": (jnp.sum(z * mask), n),
-        "moe_max_load": (E * jnp.max(load) * n, n),
+        "moe_max_load": (E * jnp.max(load) * n, n),  # 1 = evenly spread
+        "moe_entropy": (entropy * n, n),  # of the load: 1 = evenly spread, 0 = one expert
+        "moe_idle": (jnp.mean((load == 0).astype(jnp.float32)) * n, n),  # share of experts unused
         "moe_dropped": (dropped, n * config.experts_per_token),
     }
 
@@ -130,7 +151,9 @@ class MoE(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Array, segments: Array | None) -> tuple[Array, Aux]:  # [B, T, D]
+    def __call__(  # [B, T, D] -> [B, T, D]
+        self, x: Array, segments: Array | None, keys: Array | None = None
+    ) -> tuple[Array, Aux]:
         c = self.config
         E, D, F = c.n_experts, c.d_model, c.d_expert
         make = INITIALISERS[c.init]
@@ -147,9 +170,10 @@ class MoE(nn.Module):
         routing = route(logits, c)
         real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
         weights = Experts(gate.astype(dtype), up.astype(dtype), down.astype(dtype), _act(c))
+        weights = weights._replace(updates=self._updates(dtype))
         y, dropped = DISPATCH[c.moe_dispatch](x.astype(dtype), real, routing, weights, c)
         if c.n_shared_experts:
-            always = MLP(c, c.n_shared_experts * F, name="shared")(x)
+            always = MLP(c, c.n_shared_experts * F, name="shared")(x, keys)
             if c.shared_expert_gate:
                 axes = ("embed", None)
                 valve = param(self, "shared_gate_kernel", make(c, "in", D), (D, 1), axes)
@@ -157,6 +181,22 @@ class MoE(nn.Module):
                 always = always * jax.nn.sigmoid(scores)
             y = y + always
         return shard(y, "batch", "length", None), auxiliary(routing, real, dropped, c)
+
+    def _updates(self, dtype: Any) -> dict[str, tuple[Array, Array]]:
+        """Create the low-rank updates of the experts that the adapter covers."""
+        c = self.config
+        E, D, F, r = c.n_experts, c.d_model, c.d_expert, c.adapter.rank
+        found = {}
+        for name, into, out in (("gate", D, F), ("up", D, F), ("down", F, D)):
+            if not c.adapter.covers(*self.path, name):
+                continue
+            first, last = ("mlp", "embed") if name == "down" else ("embed", "mlp")
+            init = lora.uniform(into)
+            a = param(self, f"{name}_lora_a", init, (E, into, r), ("expert", first, None))
+            zeros = jax.nn.initializers.zeros
+            b = param(self, f"{name}_lora_b", zeros, (E, r, out), ("expert", None, last))
+            found[name] = (a.astype(dtype), b.astype(dtype) * jnp.asarray(c.adapter.scale, dtype))
+        return found
 
 
 def _act(config: TransformerConfig) -> Callable[[Array], Array]:

@@ -8,9 +8,10 @@ The scale has the parameter's rank; along each axis it has the axis' size, 1, or
 size (one scale per block).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +65,46 @@ def unpack(params: Any) -> Any:
         return leaf
 
     return jax.tree.map(one, params, is_leaf=is_quantized)
+
+
+def initialiser(
+    init: Callable[..., Array], axes: Sequence[str | None], method: str, block: int
+) -> Callable[..., Any]:
+    """Return an initialiser of a quantised parameter with the logical axes of the plain one."""
+
+    def make(key: Array, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+        stored = store(init(key, shape, dtype), method, block)
+        return {name: nn.LogicallyPartitioned(x, tuple(axes)) for name, x in stored.items()}
+
+    return make
+
+
+def store(weight: Array, method: str, block: int) -> dict[str, Array]:
+    """Round a weight to integers: to nearest, one scale per `block` of its last axis.
+
+    Args:
+        weight: [..., n].
+        method: "int8" or "int4"; four bits are packed where n is even.
+        block: n is cut into blocks of it where it divides; otherwise, or if 0, each row of n
+            shares one scale.
+    """
+    n = weight.shape[-1]
+    size = block if block and n % block == 0 else n
+    blocks = weight.astype(jnp.float32).reshape(*weight.shape[:-1], n // size, size)
+    largest = 7.0 if method == "int4" else 127.0
+    scale = jnp.max(jnp.abs(blocks), axis=-1, keepdims=True) / largest
+    scale = jnp.where(scale == 0, 1.0, scale)
+    integers = jnp.round(blocks / jnp.broadcast_to(scale, blocks.shape))
+    integers = integers.reshape(weight.shape).astype(jnp.int8)
+    if method == "int4" and n % 2 == 0:
+        return {"q4": pack(integers), "scale": scale[..., 0]}
+    return {"q": integers, "scale": scale[..., 0]}
+
+
+def pack(integers: Array) -> Array:  # int8 [..., n] -> uint8 [..., n / 2]
+    """Do what `pack_nibbles` does, in JAX."""
+    nibbles = integers.astype(jnp.uint8) & 0xF
+    return nibbles[..., ::2] | (nibbles[..., 1::2] << 4)
 
 
 def pack_nibbles(integers: Any) -> np.ndarray:  # [..., n] in [-8, 7] -> uint8 [..., n / 2]

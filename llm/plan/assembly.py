@@ -14,7 +14,7 @@ from llm import files
 from llm.core import config as configs
 from llm.core import sharding, trees
 from llm.errors import ConfigError
-from llm.models.config import TransformerConfig
+from llm.models.config import TransformerConfig, inherit
 from llm.models.transformer import Transformer
 from llm.train import initial, run
 from llm.train.objective import Objective
@@ -179,7 +179,7 @@ def model_config(config: Any) -> TransformerConfig:
     """
     fields = {key: config.model[key] for key in config.model}
     if fields.get("name") == "inherit":
-        fields = {**_inherited(config), **fields}
+        fields = inherit(fields, _inherited(config))
     fields = configs.bind(TransformerConfig, fields, "model")
     if not fields["vocab_size"]:
         fields["vocab_size"] = 64 * math.ceil(_tokenizer_size(config) / 64)

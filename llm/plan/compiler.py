@@ -54,8 +54,8 @@ def lower(made: Assembly) -> Any:
         ema_decay=made.settings.ema_decay,
     )
     state = _placed(made.where.state_shapes, made.where.state)
-    _, rest = made.bones.split(made.bones.shapes)
-    reference = jax.eval_shape(made.objective.init, made.bones.shapes)
+    trained, rest = made.bones.split(made.bones.shapes)
+    reference = jax.eval_shape(made.objective.init, trained)
     frozen = Frozen(
         _placed(rest, made.where.frozen.params), _placed(reference, made.where.frozen.objective)
     )

@@ -140,10 +140,10 @@ def stores_matrix(c: TransformerConfig, platform: str, length: int, context: int
 def arguments(made: Assembly) -> dict[str, float]:
     """Return the bytes that one device holds between steps, by part."""
     where, shapes = made.where, made.where.state_shapes
-    _, rest = made.bones.split(made.bones.shapes)
+    trained, rest = made.bones.split(made.bones.shapes)
     import jax
 
-    reference = jax.eval_shape(made.objective.init, made.bones.shapes)
+    reference = jax.eval_shape(made.objective.init, trained)
     places = {name: array.sharding for name, array in made.batch.items()}
     parts = {
         "parameters": memory.tree_bytes(shapes.params, where.state.params),

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preference learning: objectives over rows with a chosen and a rejected answer."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from llm.core import trees
+from llm.errors import ConfigError
+from llm.models import tuning
+from llm.text.suggest import did_you_mean
 from llm.train import losses
-from llm.train.objective import Batch, Objective, model_inputs
+from llm.train.objective import Batch, Objective, model_inputs, nothing
+
+REFERENCES = ("start", "base")
 
 
 def sequence_logprobs(
@@ -74,13 +81,15 @@ def _against_reference(
     label_smoothing: float,
     sft_weight: float,
     chunk: int,
+    reference: str,
 ) -> Objective:
-    """Build an objective of the log-ratio margin against a frozen copy of the start."""
-    dropout = model.config.dropout > 0 or model.config.stochastic_depth > 0
+    """Build an objective of the log-ratio margin against a frozen reference."""
+    dropout = model.config.stochastic
+    reference_of = _reference(model, reference)
 
     def loss(params: Any, frozen: Any, batch: Batch, keys: jax.Array) -> losses.Sums:
         chosen, rejected = _both(model, params, batch, keys if dropout else None, chunk)
-        ref_chosen, ref_rejected = _both(model, frozen, batch, None, chunk)
+        ref_chosen, ref_rejected = _both(*reference_of(params, frozen), batch, None, chunk)
         length = batch["chosen_weights"].sum(axis=-1)
         real = (length > 0) & (batch["rejected_weights"].sum(axis=-1) > 0)
         valid = real.astype(jnp.float32)
@@ -107,7 +116,37 @@ def _against_reference(
             "logp_rejected": total(rejected),
         }
 
-    return Objective(lambda params: jax.tree.map(jnp.copy, params), loss)
+    copy = functools.partial(jax.tree.map, jnp.copy)
+    return Objective(nothing if reference == "base" else copy, loss)
+
+
+def _reference(model: Any, kind: str) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Return (params, frozen) -> (model, parameters) of the reference.
+
+    "start" puts the trained leaves back to what they were; "base" leaves the adapters out, which
+    for fresh low-rank updates is the same without keeping anything.
+
+    Raises:
+        ConfigError: another kind, or "base" without adapters.
+    """
+    if kind not in REFERENCES:
+        raise ConfigError(*did_you_mean("objective.reference", kind, REFERENCES))
+    if kind == "base" and model.config.adapter.name == "none":
+        raise ConfigError(
+            "objective.reference='base' is the model without its adapters, but it has none.",
+            "Use objective.reference='start', or set config.model.adapter.name.",
+        )
+
+    def start(params: Any, frozen: Any) -> tuple[Any, Any]:
+        return model, trees.unflatten(trees.flatten(params) | trees.flatten(frozen))
+
+    def base(params: Any, frozen: Any) -> tuple[Any, Any]:
+        del frozen
+        config, rest = tuning.without(model.config, params)
+        return type(model)(config), rest
+
+    made = {"start": start, "base": base}[kind]
+    return lambda params, frozen: made(jax.lax.stop_gradient(params), frozen)
 
 
 def dpo(
@@ -117,8 +156,9 @@ def dpo(
     label_smoothing: float = 0.0,
     sft_weight: float = 0.0,
     chunk: int = 0,
+    reference: str = "start",
 ) -> Objective:
-    """Direct preference optimisation against a frozen copy of the starting parameters.
+    """Direct preference optimisation against a frozen reference.
 
     Args:
         model: a Transformer.
@@ -126,10 +166,21 @@ def dpo(
         label_smoothing: probability that a label is wrong (cDPO); 0 is plain DPO.
         sft_weight: weight of the chosen answer's mean negative log-likelihood (RPO).
         chunk: positions whose logits exist at once; 0 for all.
+        reference: "start", the model as training begins (a copy of what is trained, no more), or
+            "base", the model without its adapters (no copy).
     """
-    return _against_reference(model, sigmoid_loss, beta, label_smoothing, sft_weight, chunk)
+    return _against_reference(
+        model, sigmoid_loss, beta, label_smoothing, sft_weight, chunk, reference
+    )
 
 
-def ipo(model: Any, *, beta: float = 0.1, sft_weight: float = 0.0, chunk: int = 0) -> Objective:
+def ipo(
+    model: Any,
+    *,
+    beta: float = 0.1,
+    sft_weight: float = 0.0,
+    chunk: int = 0,
+    reference: str = "start",
+) -> Objective:
     """Identity preference optimisation: like `dpo`, with a bounded margin."""
-    return _against_reference(model, squared_loss, beta, 0.0, sft_weight, chunk)
+    return _against_reference(model, squared_loss, beta, 0.0, sft_weight, chunk, reference)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a report that are drawn from one run: curves, samples, results, config, hardware."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from llm.models.config import TransformerConfig
+from llm.models.config import default_fields
 from llm.report import charts, page
 from llm.report.charts import Level, Line, number
 from llm.report.reading import Run, Series, metric_names, series
@@ -335,7 +334,7 @@ def short_config(config: Mapping[str, Any]) -> dict[str, Any]:
     shown = dict(config)
     model = config.get("model")
     if isinstance(model, Mapping):
-        defaults = {f.name: f.default for f in dataclasses.fields(TransformerConfig)}
+        defaults = default_fields()
         kept = {k: v for k, v in model.items() if k in SIZES or defaults.get(k, ...) != v}
         shown["model"] = {**kept, "all others": "default"} if len(kept) < len(model) else kept
     return shown

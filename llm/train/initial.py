@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from llm.core import sharding, trees
 from llm.errors import ConfigError
+from llm.models import adapters, tuning
 from llm.train.objective import Objective
 from llm.train.optim import Optimizer
 from llm.train.step import Frozen, State, init_state
@@ -21,7 +22,7 @@ class Skeleton(NamedTuple):
         shapes: the same as plain nested dicts.
         axes: parameter name -> logical axes.
         shardings: tree like shapes.
-        trainable: regular expression of trained parameters.
+        trainable: regular expression of trained parameters, never "".
     """
 
     boxed: Any
@@ -35,12 +36,19 @@ class Skeleton(NamedTuple):
         return trees.split(tree, self.trainable)
 
 
-def skeleton(model: Any, layout: sharding.Layout, trainable: str = ".*") -> Skeleton:
+def skeleton(model: Any, layout: sharding.Layout, trainable: str = "") -> Skeleton:
     """Work out shapes and shardings of a model's parameters without making them.
 
+    Args:
+        model: a Transformer.
+        layout: mesh and rules.
+        trainable: regular expression; "" is what the model's adapters add, or everything.
+
     Raises:
-        ConfigError: the mesh does not divide a parameter, or the pattern trains nothing.
+        ConfigError: the mesh does not divide a parameter, the pattern trains nothing, or it trains
+            weights that are kept as integers.
     """
+    trainable = adapters.trainable(model.config.adapter, trainable)
     # All inside eval_shape: planning must not touch a device, nor run on a described pod.
     boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), example_tokens(layout)))["params"]
     shapes = sharding.unbox(boxed)
@@ -52,6 +60,12 @@ def skeleton(model: Any, layout: sharding.Layout, trainable: str = ".*") -> Skel
             f"config.train.trainable={trainable!r} matches no parameter.",
             f"Names look like {known}.",
         )
+    for name, leaf in trees.flatten(made.split(shapes)[0]).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or name.endswith("kernel/scale"):
+            raise ConfigError(
+                f"config.train.trainable={trainable!r} matches {name}, which holds integers.",
+                "Set model.adapter.base='full', or train the adapters only (trainable='').",
+            )
     return made
 
 
@@ -95,6 +109,16 @@ def place_parameters(params: Any, bones: Skeleton, source: str) -> Any:
     return jax.device_put(cast, bones.shardings)
 
 
+def start_parameters(
+    params: Any, model: Any, bones: Skeleton, layout: sharding.Layout, seed: int, source: str
+) -> Any:
+    """Begin with loaded parameters: add fresh adapters or a head, and lay all over the mesh."""
+    full = tuning.begin(
+        model, params, example_tokens(layout), jax.random.key(seed), bones.shardings
+    )
+    return place_parameters(full, bones, source)
+
+
 class Placement(NamedTuple):
     """Shapes and shardings of the training state and of what is frozen."""
 
@@ -114,7 +138,7 @@ def placement(
     trained, _ = bones.split(bones.shapes)
     shapes = jax.eval_shape(lambda p: init_state(p, optimizer, ema), trained)
     state = sharding.like_parameters(shapes, bones.shardings, layout.mesh)
-    reference = jax.eval_shape(objective.init, bones.shapes)
+    reference = jax.eval_shape(objective.init, trained)
     frozen = Frozen(
         bones.split(bones.shardings)[1],
         sharding.like_parameters(reference, bones.shardings, layout.mesh),
@@ -127,8 +151,8 @@ def begin(
 ) -> tuple[State, Frozen]:
     """Make the training state and the frozen part from full parameters."""
     ema = bool(jax.tree.leaves(where.state_shapes.ema))
-    reference = jax.jit(objective.init, out_shardings=where.frozen.objective)(params)
     trained, rest = bones.split(params)
+    reference = jax.jit(objective.init, out_shardings=where.frozen.objective)(trained)
     # Copy: the step donates its state, and `params` may be referred to elsewhere.
     make = jax.jit(
         lambda p: init_state(jax.tree.map(jnp.copy, p), optimizer, ema),

@@ -26,7 +26,8 @@ class Objective(NamedTuple):
     """A loss with what it keeps beside the parameters.
 
     Attributes:
-        init: params -> frozen tree: (), a reference policy, or a teacher.
+        init: trained leaves of the parameters -> frozen tree: (), a reference policy (of the
+            trained leaves only: the others stay what they are), or a teacher.
         loss: (params, frozen, batch, keys) -> {"loss": (sum, weight), …}; keys [B] are PRNG keys,
             one per example of the batch.
     """
@@ -59,13 +60,13 @@ def check_rows(config: Any, batch: Batch) -> None:
     if both != ("encoder_tokens" in batch):
         what = "no encoder side" if both else "an encoder side"
         raise ConfigError(
-            f"The rows have {what}, but the model is a {config.architecture.replace('_', '-')}.",
+            f"The rows have {what}, but the model is of shape {config.architecture!r}.",
             "Choose a data.corruption for it (span_corruption and ul2 write an encoder side; "
             "ul2 with decoder_only=true does not).",
         )
     if "prefix" in batch and config.architecture != "decoder":
         raise ConfigError(
-            f"The rows have a prefix, but the model is an {config.architecture.replace('_', '-')}.",
+            f"The rows have a prefix, but the model is of shape {config.architecture!r}.",
             "A prefix mask is for decoders.",
         )
 
@@ -91,13 +92,14 @@ def cross_entropy(
         balance_weight: factor on the experts' balance loss (arXiv:2101.03961, §2.2).
         router_z_weight: factor on the router's z-loss (arXiv:2202.08906, §3.1).
     """
-    dropout = model.config.dropout > 0 or model.config.stochastic_depth > 0
+    factors = {"moe_balance_loss": balance_weight, "moe_z_loss": router_z_weight}
+    dropout = model.config.stochastic
 
     def loss(params: Any, frozen: Any, batch: Batch, keys: jax.Array) -> losses.Sums:
         del frozen
+        check_rows(model.config, batch)
         variables = {"params": params}
         hidden, aux = model.apply(
-        check_rows(model.config, batch)
             variables,
             batch["tokens"],
             **model_inputs(batch),
