@@ -299,10 +299,15 @@ class Checkpointer:
 
 
 def _finite_flags(leaves: list[Any]) -> np.ndarray:
-    """Tell of each array whether all its values are finite."""
-    if jax.process_count() == 1:  # on the host, where the values go anyway: nothing to compile
-        return np.array([bool(np.isfinite(np.asarray(leaf)).all()) for leaf in leaves], bool)
-    return np.asarray(_all_finite(leaves)) if leaves else np.ones(0, bool)
+    """Tell of each array whether all its values are finite.
+
+    Accelerators look themselves, at the speed of their memory. A CPU looks at the host's copy:
+    there is nothing to compile.
+    """
+    on_devices = jax.process_count() > 1 or jax.default_backend() != "cpu"
+    if leaves and on_devices:
+        return np.asarray(_all_finite(leaves))
+    return np.array([bool(np.isfinite(np.asarray(leaf)).all()) for leaf in leaves], bool)
 
 
 @jax.jit

@@ -21,6 +21,7 @@ from typing import Any
 
 from llm import files
 from llm.core.redact import redact, redact_tree
+from llm.errors import Preempted
 
 FOLDER = "logs"
 LIMIT = 4 << 20  # bytes of a file; the one before is kept as <process>.1.jsonl
@@ -102,7 +103,8 @@ class Journal(logging.Handler):
 def record(workdir: str | os.PathLike, process: int = 0, limit: int = LIMIT) -> Iterator[Journal]:
     """Record events and our own warnings for the length of a `with` block.
 
-    An exception that leaves the block is recorded as an "error" event.
+    An exception that leaves the block is recorded as an "error" event, unless it only says that
+    the run was stopped.
     """
     journal = Journal(workdir, process, limit)
     ours = logging.getLogger("llm")
@@ -113,7 +115,9 @@ def record(workdir: str | os.PathLike, process: int = 0, limit: int = LIMIT) -> 
     try:
         yield journal
     except BaseException as error:
-        event("error", logging.ERROR, kind=type(error).__name__, message=redact(str(error))[:2000])
+        if not isinstance(error, Preempted):
+            kind, message = type(error).__name__, redact(str(error))[:2000]
+            event("error", logging.ERROR, kind=kind, message=message)
         raise
     finally:
         ours.removeHandler(journal)

@@ -131,7 +131,7 @@ class Loop:
             if isinstance(end_or_spike, State):
                 break
             state = self._go_back(end_or_spike)
-        self.say(self.ledger.summary())
+        self._end("end", end)
         return end_or_spike
 
     def _stretch(self, state: State, frozen: Frozen, key: jax.Array, end: int) -> State | Bad:
@@ -167,12 +167,17 @@ class Loop:
         return holder[0]
 
     def _stopped(self, done: int) -> Preempted:
-        logs.event("stop", step=done)
-        self.say(self.ledger.summary())
+        self._end("stop", done)
         return Preempted(
             f"Stopped by a signal after step {done}; the state is saved.",
             "Run the same command to resume.",
         )
+
+    def _end(self, name: str, step: int) -> None:
+        """Say and record where the time went."""
+        seconds = {key: round(value, 3) for key, value in self.ledger.accounts().items()}
+        logs.event(name, step=step, seconds=seconds)
+        self.say(self.ledger.summary())
 
     def _save(self, done: int, state: State, outputs: Any) -> None:
         watchdog.at("save", done)

@@ -115,6 +115,15 @@ def _train(
         say=screen.say,
         bar=lambda done: _moved(done, screen, journal),
     )
+    logs.event(
+        "start",
+        step=int(state.step),
+        steps=settings.steps,
+        processes=jax.process_count(),
+        devices=jax.device_count(),
+        device_kind=jax.devices()[0].device_kind,
+        parameters=trees.count(bones.shapes),
+    )
     _announce(runner.say, inputs, bones, layout, int(state.step), settings)
     try:
         return runner.run(state, frozen, jax.random.key(int(config.seed)))

@@ -53,12 +53,12 @@ class History(NamedTuple):
 
     Attributes:
         values: float32 [2, window], a ring of accepted losses and log gradient norms.
-        count: int32 [], how many were accepted.
+        seen: int32 [], how many were accepted.
         row: int32 [], spikes in a row.
     """
 
     values: jax.Array
-    count: jax.Array
+    seen: jax.Array
     row: jax.Array
 
 
@@ -111,7 +111,7 @@ def look(
     window = history.values.shape[1]
     new = jnp.stack([loss, jnp.log(jnp.maximum(norm, 1e-12))]).astype(jnp.float32)
     finite = finite & jnp.isfinite(new).all()
-    count = jnp.minimum(history.count, window)
+    count = jnp.minimum(history.seen, window)
     filled = jnp.arange(window) < count
     middle = _medians(history.values, filled, count)
     spread = 1.4826 * _medians(jnp.abs(history.values - middle[:, None]), filled, count)
@@ -119,13 +119,13 @@ def look(
     score = jnp.max((new - middle) / jnp.maximum(spread, least))
     spiking = finite & (count == window) & (score > factor)
     accepted = finite & ~spiking
-    added = history.values.at[:, history.count % window].set(new)
+    added = history.values.at[:, history.seen % window].set(new)
     values = jnp.where(accepted, added, history.values)
     row = jnp.where(spiking, history.row + 1, jnp.where(accepted, 0, history.row))
     settled = row >= max(window // 2, 2)  # no spike: the new level
     after = History(
         values,
-        jnp.where(settled, 0, history.count + accepted.astype(jnp.int32)),
+        jnp.where(settled, 0, history.seen + accepted.astype(jnp.int32)),
         jnp.where(settled, 0, row),
     )
     return jnp.where(spiking, score, 0.0), after
@@ -146,4 +146,4 @@ def from_json(saved: Any, like: Any) -> Any:
     values = np.asarray((saved or {}).get("values", ()), np.float32)
     if values.shape != like.values.shape:
         return empty(like.values.shape[1])
-    return History(values, np.int32(saved["count"]), np.int32(saved["row"]))
+    return History(jnp.asarray(values), jnp.int32(saved["seen"]), jnp.int32(saved["row"]))

@@ -281,6 +281,9 @@ def test_a_poisoned_state_is_never_saved(tmp_path):
         writer.save(1, {"params": {"w": jnp.ones(3), "n": jnp.int32(1)}, "best": jnp.inf})
         with pytest.raises(NonFiniteError, match="params/w is not finite at step 2"):
             writer.save(2, {"params": {"w": jnp.array([1.0, jnp.nan, 1.0]), "n": jnp.int32(1)}})
+        for entry in ("ema", "opt_state"):
+            with pytest.raises(NonFiniteError, match=f"{entry}/m is not finite at step 3"):
+                writer.save(3, {"params": jnp.ones(1), entry: {"m": jnp.array([-jnp.inf])}})
     assert checkpoint.list_steps(tmp_path) == [1]
 
 

@@ -86,7 +86,7 @@ def test_a_spike_is_rolled_back_and_its_data_left_out(unstopped):
     assert total == pytest.approx(lines[-1]["time"], rel=0.02)
     (record,) = read_lines(unstopped / "bad_batches.jsonl")
     assert (record["step"], record["reason"], record["data_step"]) == (29, "spike", 28)
-    assert len(record["ids"]) == 8 and "alpha" in record["text"][0]
+    assert len(record["ids"]) == 8 and "alpha" in " ".join(record["text"])
     events = [line["event"] for line in read_lines(unstopped / "logs" / "0.jsonl")]
     assert [e for e in events if e in ("spike", "resume", "roll_back")] == [
         "spike",
@@ -96,7 +96,7 @@ def test_a_spike_is_rolled_back_and_its_data_left_out(unstopped):
 
 
 @pytest.mark.parametrize(
-    "kill", [38, pytest.param(46, marks=pytest.mark.slow)], ids=["before-save", "after-save"]
+    "kill", [38, pytest.param(50, marks=pytest.mark.slow)], ids=["before-save", "after-save"]
 )
 def test_killed_after_the_roll_back_it_ends_the_same(data, unstopped, tmp_path, kill):
     environment = os.environ["XLA_FLAGS"].replace("count=8", "count=1")

@@ -75,7 +75,7 @@ def test_what_spikes_or_is_not_finite_stays_out_of_the_window():
     losses = [1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0, 1.0, np.nan, 20.0, 20.0, np.inf, 20.0, 1.0]
     scores, history = judge(losses, np.ones(14), np.ones(14))
     assert [score > 0 for score in scores] == [value == 20.0 for value in losses]
-    assert float(history.values[0].max()) < 1.2 and int(history.count) == 9
+    assert float(history.values[0].max()) < 1.2 and int(history.seen) == 9
 
 
 def test_nothing_is_judged_before_the_window_is_full():
@@ -93,7 +93,7 @@ def test_history_survives_json_bit_by_bit():
     back = spikes.from_json(spikes.to_json(history), spikes.empty(WINDOW))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(history), back)
     other = spikes.from_json(spikes.to_json(history), spikes.empty(16))
-    assert other.values.shape == (2, 16) and int(other.count) == 0
+    assert other.values.shape == (2, 16) and int(other.seen) == 0
     assert spikes.to_json(()) == {} and spikes.from_json({}, ()) == ()
 
 
