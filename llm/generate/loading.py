@@ -165,14 +165,29 @@ def _from_vocabulary(vocabulary: Any) -> Any:
 
 
 def _placer(config: TransformerConfig, mesh: Any) -> Callable[[str, Any], Any] | None:
-    """Return what puts one finished parameter onto the mesh; None without a mesh."""
+    """Return what puts one finished parameter onto the mesh; None without a mesh.
+
+    Each device is given a copy of its own part, so the whole is never copied.
+    """
+    from llm.models.convert import aligned
+
     if mesh is None:
         return None
     shardings = flatten(
         _shardings(parameter_shapes(Transformer(config)), mesh),
         is_leaf=lambda x: isinstance(x, jax.sharding.Sharding),
     )
-    return lambda name, leaf: jax.device_put(leaf, shardings[name])
+
+    def put(name: str, leaf: Any) -> jax.Array:
+        def part(index: Any) -> Any:
+            piece = leaf[index]
+            memory = aligned(piece.shape, piece.dtype)
+            memory[...] = piece
+            return memory
+
+        return jax.make_array_from_callback(leaf.shape, shardings[name], part)
+
+    return put
 
 
 def assemble(

@@ -156,7 +156,7 @@ def import_tensors(
     rows = ROWS[family](config)
     sizes = layouts.sizes(config)
     names = _find_names(rows, config, tensors)
-    put = place or (lambda _, leaf: jnp.asarray(leaf))
+    put = place or (lambda _, leaf: jax.device_put(leaf))
     leaves: dict[str, Any] = {}
     for row in rows:
         leaf = _fill(row, config, sizes, names, tensors, dtype)
@@ -176,7 +176,7 @@ def _fill(
 ) -> np.ndarray:
     """Read all layers' tensors of a row into one leaf."""
     shape = (*layouts.stacked(row, config), *layouts.shape(row.our_layout, sizes))
-    leaf = np.empty(shape, np.dtype(jnp.dtype(dtype)))
+    leaf = aligned(shape, np.dtype(jnp.dtype(dtype)))
     expected = layouts.shape(row.their_layout, sizes)
     for index, theirs in layouts.expand(row, config):
         actual = names[theirs]
@@ -187,6 +187,14 @@ def _fill(
             )
         leaf[index] = layouts.to_ours(tensors.get(actual), row, sizes)
     return leaf
+
+
+def aligned(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    """Return an empty array that JAX on CPU can use where it lies, instead of a copy."""
+    size = int(np.prod(shape)) * kind.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(kind).reshape(shape)
 
 
 def _find_names(rows: list[Row], config: TransformerConfig, tensors: Tensors) -> dict[str, str]:
@@ -226,12 +234,14 @@ def save_hf(
     *,
     family: str = "",
     token_ids: Mapping[str, int | None] | None = None,
+    shard: int = SHARD_BYTES,
 ) -> None:
-    """Write config.json and safetensors (shards of 5 GB) that `transformers` opens.
+    """Write config.json and safetensors that `transformers` opens.
 
     Args:
         family: a model_type to write it as; "" takes the first that computes this model.
         token_ids: `bos_token_id` and the like for config.json, where the family says nothing else.
+        shard: bytes per file, except that a tensor is never cut; one file needs no index.
 
     Raises:
         ConfigError: no Hugging Face family computes this model.
@@ -245,7 +255,7 @@ def save_hf(
     shards: list[list[str]] = [[]]
     held = 0
     for name, entry in entries.items():
-        if shards[-1] and held + entry.size > SHARD_BYTES:
+        if shards[-1] and held + entry.size > shard:
             shards.append([])
             held = 0
         shards[-1].append(name)

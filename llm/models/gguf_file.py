@@ -42,11 +42,11 @@ class Tensor(NamedTuple):
 
 
 class File(NamedTuple):
-    """An open file: tensors are read one at a time from `data`."""
+    """An open file: tensors are read one at a time."""
 
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
-    data: np.ndarray  # uint8, memory-mapped
+    path: str
 
     def read(self, name: str) -> np.ndarray:
         """Return a tensor as float32.
@@ -55,7 +55,10 @@ class File(NamedTuple):
             DataError: it holds infinite numbers or none.
         """
         tensor = self.tensors[name]
-        raw = np.asarray(self.data[tensor.offset : tensor.offset + tensor.size])
+        # Not through the mapped file: its pages would count as the process's memory to the end.
+        raw = np.fromfile(self.path, np.uint8, tensor.size, offset=tensor.offset)
+        if raw.size != tensor.size:
+            raise DataError(f"{self.path} is shorter than when it was opened.", "Open it again.")
         weights = gguf_blocks.decode(tensor.format, raw)
         if not np.isfinite(weights).all():
             raise DataError(f"The tensor {name} is not finite.", "Download the file again.")
@@ -139,7 +142,7 @@ def open_file(path: Any) -> File:
         if key in metadata:
             raise cursor.refuse(f"the key {key!r} is there twice")
         metadata[key] = cursor.value(cursor.number("I"))
-    return File(metadata, _read_table(cursor, n_tensors, metadata, len(data)), data)
+    return File(metadata, _read_table(cursor, n_tensors, metadata, len(data)), str(path))
 
 
 def _read_table(

@@ -103,15 +103,17 @@ def verify(folder: Path) -> None:
     table = json.loads(FIGURES.read_text())
     for name, case in hf_cases.CASES.items():
         auto, logits = auto_class(case["model_type"]), []
-        for place in (folder / "originals" / name, folder / name):
+        for place in (folder / "originals" / name, folder / name, folder / "sharded" / name):
             model = auto.from_pretrained(place, attn_implementation="eager", dtype=torch.float32)
             with torch.no_grad():
                 logits.append(model.eval()(**make_inputs(model)).logits.numpy())
         real = hf_cases.loss_mask(model.config.is_encoder_decoder)
         with np.load(OUT / f"{name}.npz") as golden:
             assert np.abs(logits[0] - golden["logits"])[real].max() < 1e-5, name
-        table[name]["export"] = float(np.abs(logits[1] - logits[0])[real].max())
-        print(name, table[name]["export"])
+        table[name]["export"], table[name]["sharded"] = (
+            float(np.abs(ours - logits[0])[real].max()) for ours in logits[1:]
+        )
+        print(name, table[name]["export"], table[name]["sharded"])
     FIGURES.write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -31,6 +31,7 @@ from llm.models.transformer import Transformer
 HERE = Path(__file__).parent
 FIGURES = HERE / "hf_parity.json"
 ROW = 24  # two documents fit one row
+SHARD = 20_000  # bytes per file of the sharded exports
 PREFILL = 5  # tokens read at once before decoding goes on one by one
 
 Arrays = dict[str, np.ndarray]
@@ -168,15 +169,15 @@ def measure(name: str, folder: Path, jit: Callable[..., Any] = jax.jit) -> dict[
 def table_row(name: str, figures: dict[str, Any]) -> str:
     """Return a case's line of the table in docs/models.md."""
     keys = ("plain", "padded", "packed", "decode", "gradient", "export")
-    cells = ["–" if figures[key] is None else f"{figures[key]:.1e}" for key in keys]
+    cells = ["–" if (x := figures[key]) is None else f"{x:.1e}" if x else "0" for key in keys]
     return f"| {hf_cases.TITLES[name]} | {' | '.join(cells)} |"
 
 
-def export(source: Path, target: Path) -> None:
-    """Read a folder and write it again as the same family."""
+def export(source: Path, target: Path, shard: int = convert.SHARD_BYTES) -> None:
+    """Read a folder and write it again as the same family, in files of at most `shard` bytes."""
     c, params = convert.load_hf(source)
     kind = json.loads((source / "config.json").read_text())["model_type"]
-    convert.save_hf(c, params, target, family=kind)
+    convert.save_hf(c, params, target, family=kind, shard=shard)
 
 
 def export_hash(folder: Path) -> str:
@@ -195,7 +196,9 @@ def main(folder: Path) -> None:
         figures = measure(name, source)
         del figures["dots"]
         export(source, folder / name)
+        export(source, folder / "sharded" / name, SHARD)
         table[name] = {**figures, "sha256": export_hash(folder / name)}
+        table[name]["sharded_sha256"] = export_hash(folder / "sharded" / name)
         print(name, figures, flush=True)
     FIGURES.write_text(json.dumps(table, indent=1) + "\n")
 

@@ -118,6 +118,10 @@ def _ask(q, k, v, case, backend, dtype=jnp.float32):
     )
 
 
+def slow_case(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 _REFUSED = {("dot_product", "softcap"), ("dot_product", "sinks")}
 
 
@@ -126,11 +130,15 @@ _REFUSED = {("dot_product", "softcap"), ("dot_product", "sinks")}
 def test_backend_equals_the_float64_reference(backend, name, jit):
     """Values directly; gradients along random directions against central differences."""
     case = CASES[name]
-    q, k, v, direction = _arrays(len(name))
     if (backend, name) in _REFUSED:
         with pytest.raises(ConfigError, match=backend):
-            _ask(q, k, v, case, backend)
-        return
+            _ask(*_arrays(0)[:3], case, backend)
+    else:
+        _check(case, backend, len(name), jit)
+
+
+def _check(case, backend, seed, jit):
+    q, k, v, direction = _arrays(seed)
 
     @jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
@@ -149,6 +157,35 @@ def test_backend_equals_the_float64_reference(backend, name, jit):
     plus, minus = (np.sum(_reference(*m, case) * direction) for m in moved)
     got = sum(np.sum(g * a) for g, a in zip(gradients, along, strict=True))
     np.testing.assert_allclose(got, (plus - minus) / (2 * step), rtol=2e-5, atol=1e-4)
+
+
+def _draw_case(seed):
+    """Draw what attention may be asked for; every feature joins with every other."""
+    rng = np.random.default_rng(seed)
+    case = {"packed": bool(rng.integers(2)), "causal": bool(rng.integers(2))}
+    for name, value in (
+        ("window", int(rng.integers(1, 9))),
+        ("softcap", 1.5),
+        ("alibi", True),
+        ("sinks", True),
+        ("prefix", case["causal"]),
+        ("scale", 0.7),
+    ):
+        if rng.random() < 0.4:
+            case[name] = value
+    return case
+
+
+@pytest.mark.parametrize("seed", [*range(3), *(slow_case(seed) for seed in range(3, 40))])
+def test_random_cases_equal_the_float64_reference(seed, jit):
+    """Every backend honours any mixture of features, forward and backward, or refuses it."""
+    case = _draw_case(seed)
+    for backend in ("xla", "dot_product", "chunked"):
+        if backend == "dot_product" and (case.get("softcap") or case.get("sinks")):
+            with pytest.raises(ConfigError, match=backend):
+                _ask(*_arrays(seed)[:3], case, backend)
+        else:
+            _check(case, backend, seed, jit)
 
 
 def test_a_query_without_keys_gets_zeros(jit):
@@ -181,9 +218,11 @@ def test_keys_of_another_length(jit):
     )
 
 
-@pytest.mark.parametrize("name", ["softcap", "packed_window"])
+@pytest.mark.parametrize(
+    "name", ["packed_window", slow_case("softcap"), slow_case("packed_encoder")]
+)
 def test_splash_kernel_arithmetic(name, jit):
-    """The Pallas kernel, interpreted, agrees with the reference backend at its block size."""
+    """The Pallas kernels, interpreted, agree with the reference backend, forward and backward."""
     case, length = CASES[name], 128
     rng = np.random.default_rng(3)
     q, k, v = (
@@ -195,7 +234,7 @@ def test_splash_kernel_arithmetic(name, jit):
         positions,
         segments,
         segments,
-        causal=True,
+        causal=case.get("causal", True),
         window=case.get("window", 0),
         softcap=case.get("softcap", 0.0),
         scale=0.125,
@@ -203,10 +242,28 @@ def test_splash_kernel_arithmetic(name, jit):
         sinks=None,
         prefix=None,
         ordered=True,
+        shared=False,
         chunk=32,
     )
-    got = jit(lambda q, k, v: splash(q, k, v, request, interpret=True))(q, k, v)
-    np.testing.assert_allclose(got, att.xla(q, k, v, request), atol=2e-5)
+    direction = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
+
+    def both(backend):
+        def loss(q, k, v):
+            out = backend(q, k, v)
+            return jnp.sum(out * direction), out
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
+
+    run = jit(
+        lambda q, k, v: (
+            both(lambda *x: splash(*x, request, interpret=True))(q, k, v),
+            both(lambda *x: att.xla(*x, request))(q, k, v),
+        )
+    )
+    (gradients, got), (wanted, values) = run(q, k, v)
+    np.testing.assert_allclose(got, values, atol=2e-5)
+    for one, other in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_splash_refuses_other_platforms():

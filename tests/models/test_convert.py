@@ -81,15 +81,17 @@ def test_saved_folder_loads_as_the_same_model(name, tmp_path):
         np.testing.assert_array_equal(got, want, err_msg=key)
 
 
-def test_sharded_export(tmp_path, monkeypatch):
-    c, params = convert.load_hf(_folder("llama", tmp_path))
-    monkeypatch.setattr(convert, "SHARD_BYTES", 20_000)
-    convert.save_hf(c, params, tmp_path / "again")
+def test_sharded_export(tmp_path):
+    """Several files and their index, as transformers opened them; read again, as bfloat16 too."""
+    folder = _folder("llama", tmp_path / "original")
+    parity.export(folder, tmp_path / "again", parity.SHARD)
     assert len(list((tmp_path / "again").glob("model-*-of-*.safetensors"))) > 2
+    assert parity.export_hash(tmp_path / "again") == FIGURES["llama"]["sharded_sha256"]
+    assert all(FIGURES[name]["sharded"] <= 1e-6 for name in hf_cases.CASES)
     _, reread = convert.load_hf(tmp_path / "again", dtype="bfloat16")
     kernel = trees.flatten(reread)["decoder/layers/mlp/up/kernel"]
     assert kernel.dtype == jnp.bfloat16
-    original = trees.flatten(params)["decoder/layers/mlp/up/kernel"]
+    original = trees.flatten(convert.load_hf(folder)[1])["decoder/layers/mlp/up/kernel"]
     np.testing.assert_array_equal(kernel, original.astype(jnp.bfloat16))
 
 
