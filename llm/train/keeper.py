@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from llm import files
 from llm.core import checkpoint, logs, sharding, trees
@@ -79,7 +80,7 @@ class Keeper:
     def _remembering(self, state: State, saved: Any) -> State:
         """Give a state its history of losses: as saved, or an empty one."""
         history = spikes.empty(self.spike.window) if self.spike.window else ()
-        made = spikes.from_json(saved, history)
+        made = jax.tree.map(np.asarray, spikes.from_json(saved, history))
         return state._replace(
             history=jax.device_put(made, sharding.replicated(self._layout.mesh)) if made else ()
         )
