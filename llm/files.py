@@ -10,6 +10,9 @@ from typing import Any
 
 from llm.errors import DataError, StorageError
 
+MAX_JSON = 1 << 28  # bytes of a file read at once
+MAX_DEPTH = 100  # of nested lists and objects
+
 
 def path(location: str | os.PathLike) -> Any:
     """Return a `pathlib.Path`, or an `etils.epath.Path` for a URL such as `gs://bucket/run`."""
@@ -62,12 +65,40 @@ def read_json(source: str | os.PathLike) -> Any:
     Raises:
         DataError: the file is missing or is not JSON.
     """
+    place = path(source)
     try:
-        return json.loads(path(source).read_text(encoding="utf-8"))
+        if place.stat().st_size > MAX_JSON:
+            raise DataError(f"{source} is longer than {MAX_JSON} bytes.", "Check what it holds.")
+        return parse_json(place.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{source} does not exist.", "Check the path.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{source} is not valid JSON: {error}.", "Make the file again.") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that may be hostile.
+
+    Raises:
+        ValueError: it is not JSON, or nests deeper than `MAX_DEPTH`.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return value
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
 
 def hash_bytes(data: bytes) -> str:

@@ -127,6 +127,7 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         "bytes": read["bytes"],
         "read_errors": report.errors,
         "error_examples": report.examples,
+        "rejected": report.rejected,
         "seconds": time.perf_counter() - started,
         **ledger.dump(),
     }

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a document function returns: the kept document, or why it was dropped."""
+"""Documents, the shards they come in, and what a document function returns."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Document = dict[str, Any]
+Shard = dict[str, Any]
 
 
 class Drop(NamedTuple):
@@ -13,6 +14,14 @@ class Drop(NamedTuple):
     reason: str
     value: float
     threshold: float
+
+
+class Plan(NamedTuple):
+    """List the shards of a source, the hash of all input, and notes for the report."""
+
+    shards: list[Shard]
+    input_hash: str
+    notes: dict[str, Any]
 
 
 Outcome = Document | Drop

@@ -25,11 +25,15 @@ SUPERSETS = {
 DAMAGED = 0.02  # share of bytes that may fail before a declaration is not believed
 
 
-def decode(page: bytes) -> str:
-    """Decode a page: byte-order mark, valid UTF-8, declaration, then a guess.
+def decode(page: bytes, charset: str = "") -> str:
+    """Decode a page: byte-order mark, valid UTF-8, declarations, then a guess.
 
     UTF-8 is tried before the declaration: text that happens to be valid UTF-8 with non-ASCII
     characters practically always is. What cannot be decoded becomes U+FFFD.
+
+    Args:
+        page: bytes of a page.
+        charset: what the transfer declared (HTTP's Content-Type), if anything.
     """
     for mark, encoding in MARKS.items():
         if page.startswith(mark):
@@ -38,8 +42,7 @@ def decode(page: bytes) -> str:
         return page.decode("utf-8")
     except UnicodeDecodeError:
         pass
-    declared = _declared(page)
-    if declared:
+    for declared in filter(None, (_codec(charset), _declared(page))):
         text = page.decode(declared, errors="replace")
         if text.count("\ufffd") <= DAMAGED * len(text):
             return text

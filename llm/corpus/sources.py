@@ -2,24 +2,14 @@
 """Where documents come from: each source lists shards of work and reads one of them."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llm import files
-from llm.corpus import pydocs
-from llm.corpus.documents import Document
+from llm.corpus import pydocs, tfds, web
+from llm.corpus.documents import Document, Plan, Shard
 from llm.errors import ConfigError, DataError
 from llm.text import records
 from llm.text.suggest import did_you_mean
-
-Shard = dict[str, Any]
-
-
-class Plan(NamedTuple):
-    """List the shards of a source, the hash of all input, and notes for the report."""
-
-    shards: list[Shard]
-    input_hash: str
-    notes: dict[str, Any]
 
 
 class Source(NamedTuple):
@@ -138,6 +128,9 @@ def read_files(shard: Shard, report: records.ReadReport) -> Iterator[Document]:
 SOURCES: dict[str, Source] = {
     "pydocs": Source(plan_pydocs, read_pydocs),
     "files": Source(plan_files, read_files),
+    "web": Source(web.plan_web, web.read_web),
+    "wiki": Source(web.plan_wiki, web.read_wiki),
+    "tfds": Source(tfds.plan_tfds, tfds.read_tfds),
 }
 
 

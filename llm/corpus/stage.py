@@ -74,8 +74,10 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
     table["output"] = written
     table["near_copies"] = output.examples(root / "work", corpus, chosen)
     table.update(facts)
-    truth = [row for result in results for row in result["truth"]]
-    _finish(root, table, facts, written, truth)
+    lists = {
+        name: [row for result in results for row in result[name]] for name in ("truth", "rejected")
+    }
+    _finish(root, table, facts, written, lists)
     summary.show(console, table, root)
     return table
 
@@ -305,12 +307,18 @@ def _finish(
     table: dict[str, Any],
     facts: dict[str, Any],
     written: list[dict[str, Any]],
-    truth: list[dict[str, Any]],
+    lists: dict[str, list[dict[str, Any]]],
 ) -> None:
-    """Write the summary files; the manifest, which marks the corpus complete, comes last."""
+    """Write the summary files; the manifest, which marks the corpus complete, comes last.
+
+    truth.jsonl holds what was planted and what became of it; rejected.jsonl where every corrupt
+    record lies and why it was not read.
+    """
     files.write_json(root / "funnel.json", table)
     files.write_atomic(root / "report.html", report.render(table))
-    files.write_atomic(root / "truth.jsonl", "".join(json.dumps(r) + "\n" for r in truth))
+    for name, rows in lists.items():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        files.write_atomic(root / f"{name}.jsonl", text.encode("utf-8", "replace"))
     numbers = {f"corpus/{k}": v for k, v in table.items() if isinstance(v, int | float)}
     files.write_atomic(root / "metrics.jsonl", json.dumps(numbers) + "\n")
     output.write_manifest(root / "documents", written, facts)

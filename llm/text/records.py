@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,24 +16,33 @@ from typing import Any
 
 from llm import files
 from llm.errors import DataError
+from llm.text.lines import read_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
+MAX_TEXT = 1 << 30  # bytes of a .txt file, which is one document
+MAX_ROW_GROUP = 1 << 33  # bytes that a Parquet file may say one of its row groups unpacks to
 EARLY_CHECK = 1000  # records after which a file may be given up before its end
+REMEMBERED = 10_000  # bad records whose places are kept
 
 
 @dataclass
 class ReadReport:
-    """Count what a read met: good documents, bad records and where the first few lie."""
+    """Count what a read met: good documents, bad records, and where they lie and why."""
 
     documents: int = 0
     errors: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def examples(self) -> list[dict[str, Any]]:
+        """Return the first ten bad records."""
+        return self.rejected[:10]
 
     def bad(self, where: str, reason: str) -> None:
-        """Count one bad record and remember the first ten."""
+        """Count one bad record and remember where it lies."""
         self.errors += 1
-        if len(self.examples) < 10:
-            self.examples.append({"where": where, "reason": reason})
+        if len(self.rejected) < REMEMBERED:
+            self.rejected.append({"where": where, "reason": reason})
 
 
 def read_documents(
@@ -175,7 +183,7 @@ def _read_shard(
             problem = problem or f'no text in field "{text_field}"'
             bad += 1
             report.bad(f"{shard}:{where}", problem)
-            _check_errors(shard, where, problem, bad, good, max_error_rate, final=False)
+            check_errors(shard, where, problem, bad, good, max_error_rate, final=False)
             continue
         good += 1
         report.documents += 1
@@ -183,11 +191,17 @@ def _read_shard(
     if bad:
         last = report.examples[-1] if report.examples else {"where": str(shard), "reason": "?"}
         where, problem = last["where"].rpartition(":")[2], last["reason"]
-        _check_errors(shard, where, problem, bad, good, max_error_rate, final=True)
+        check_errors(shard, where, problem, bad, good, max_error_rate, final=True)
 
 
-def _check_errors(
-    shard: Path, where: str, problem: str, bad: int, good: int, rate: float, final: bool
+def check_errors(
+    shard: str | os.PathLike,
+    where: str,
+    problem: str,
+    bad: int,
+    good: int,
+    rate: float,
+    final: bool,
 ) -> None:
     """Stop when corrupt records exceed the rate; before the end only once many were seen."""
     total = good + bad
@@ -231,44 +245,27 @@ Records = Iterator[tuple[str, Any, str]]
 
 
 def _read_jsonl(shard: Path) -> Records:
-    with shard.open("rb") as raw:
-        stream: Any = raw
-        if shard.name.endswith(".gz"):
-            stream = gzip.GzipFile(fileobj=raw)
-        elif shard.name.endswith(".zst"):
-            reader = _zstandard().ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            stream = io.BufferedReader(reader, 1 << 20)
-        yield from _parse_lines(stream)
-
-
-def _parse_lines(stream: Any) -> Records:
-    number = 0
-    broken = (OSError, EOFError, zlib.error, _zstandard().ZstdError)
-    while True:
-        number += 1
-        try:
-            line = stream.readline()
-        except broken as error:  # the rest of the file is unreadable
-            yield str(number), None, f"the compressed stream is broken ({error})"
-            return
-        if not line:
-            return
-        if not line.strip():
+    for number, content, problem in read_lines(shard):
+        record = None
+        if not problem and not content.strip():
             continue
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = None if problem else files.parse_json(content.decode("utf-8"))
         except UnicodeDecodeError as error:
-            yield str(number), None, f"invalid UTF-8 at byte {error.start} of the line"
+            problem = f"invalid UTF-8 at byte {error.start} of the line"
         except ValueError as error:
-            yield str(number), None, f"not JSON ({error})"
+            problem = f"not JSON ({error})"
         else:
-            yield str(number), record, "" if isinstance(record, dict) else "not a JSON object"
+            problem = problem or ("" if isinstance(record, dict) else "not a JSON object")
+        yield str(number), record, problem
 
 
 def _read_text(shard: Path) -> Records:
-    data = shard.read_bytes()
+    if shard.stat().st_size > MAX_TEXT:
+        yield "1", None, f"longer than {MAX_TEXT} bytes"
+        return
     try:
-        text = data.decode("utf-8-sig")
+        text = shard.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         yield "1", None, f"invalid UTF-8 at byte {error.start}"
         return
@@ -286,7 +283,12 @@ def _read_parquet(shard: Path) -> Records:
     number = 0
     try:
         with shard.open("rb") as file:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            opened = parquet.ParquetFile(file)
+            groups = [opened.metadata.row_group(i) for i in range(opened.num_row_groups)]
+            if any(group.total_byte_size > MAX_ROW_GROUP for group in groups):
+                yield "1", None, f"a row group claims more than {MAX_ROW_GROUP} bytes"
+                return
+            for batch in opened.iter_batches(batch_size=1024):
                 for record in batch.to_pylist():
                     number += 1
                     yield str(number), record, ""
