@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chats: weights, safety of roles, and templates that must not do harm."""
 
+import resource
 import time
 
 import pytest
 
 from llm.errors import DataError
 from llm.tokenizers import chat
+from llm.tokenizers.template import MAX_SECONDS
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -126,8 +128,22 @@ def test_a_template_that_changes_earlier_turns():
         "{% set s = 'a' * 99999 %}{{ s | replace('a', s) }}",
         "{% set s = 'a' * 99999 %}{{ s.join(s) }}{{ s | join(s) }}",
         "{% for i in range(99999) %}" + "x" * 1000 + "{% endfor %}",
+        "{% set x %}{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}{% endset %}",
+        "{% set x %}{% for i in range(99999) %}" + "x" * 60_000 + "{% endfor %}{% endset %}",
+        "{% filter upper %}{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}{% endfilter %}",
+        "{% macro f() %}{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}{% endmacro %}"
+        "{{ f() | length }}",
+        "{% set ns = namespace(v=[]) %}{% for i in range(99999) %}"
+        "{% set ns.v = ns.v + [('a' * 99999)[1:]] %}{% endfor %}",
+        "{{ (['a' * 99999] * 99999) | map('upper') | list | length }}",
+        "{% for i in range(9) recursive %}{{ loop(range(99999)) }}{% endfor %}",
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{{ " + "not " * 5000 + "1 }}",
+        "{% if 1 %}" * 2000 + "{% endif %}" * 2000,
+        "{{ 'a'" + "| upper" * 5000 + " }}",
         "{{ undefined_function() }}",
         "{% include 'x' %}",
+        "{% import 'os' as os %}",
         "{{ 1/0 }}",
         "{% if %}",
         "x" * 300_000,
@@ -135,10 +151,24 @@ def test_a_template_that_changes_earlier_turns():
     ],
 )
 def test_harmful_templates_are_refused_in_time(template):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     with pytest.raises(DataError):
         chat.render(template, CHAT, {})
-    assert time.perf_counter() - started < 3 * chat.MAX_SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+    assert time.perf_counter() - started < 3 * MAX_SECONDS
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ self.__init__ }}{{ range.__self__ }}{{ raise_exception.__globals__ }}",
+        "{{ ''['__class__'] }}{{ (1).__class__ }}{{ dict.__base__ }}{{ namespace.__init__ }}",
+        "{{ messages | map(attribute='__class__') | join }}{{ strftime_now.__globals__ }}",
+    ],
+)
+def test_templates_see_nothing_of_python(template):
+    assert chat.render(template, CHAT, {}) == ""
 
 
 def test_what_real_templates_use():
