@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From documents, chats and preferences to examples: 1-D tokens, targets and weights."""
 
-import gzip
-import io
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 from llm import files
 from llm.data import packing
 from llm.errors import DataError
+from llm.text.lines import read_lines
 from llm.tokenizers.base import Tokenizer
 
 BATCH_TEXTS = 1024  # texts tokenised together, at most
@@ -180,9 +178,13 @@ def read_records(source: Any) -> Iterator[dict[str, Any]]:
     if not place.is_file():
         raise DataError(f"{place} does not exist.", "Give a JSONL file, one object per line.")
     number = 0
-    for number, line in enumerate(_lines(place), start=1):
+    for number, content, problem in read_lines(place):
+        if problem:
+            raise DataError(f"{place} is damaged, line {number}: {problem}.", "Copy it again.")
+        if not content.strip():
+            continue
         try:
-            record = json.loads(line)
+            record = files.parse_json(content.decode("utf-8"))
         except ValueError:
             record = None
         if not isinstance(record, dict):
@@ -192,20 +194,3 @@ def read_records(source: Any) -> Iterator[dict[str, Any]]:
         yield record
     if not number:
         raise DataError(f"{place} is empty.", "Give at least one record.")
-
-
-def _lines(place: Any) -> Iterator[str]:
-    with place.open("rb") as raw:
-        stream: Any = raw
-        if place.name.endswith(".gz"):
-            stream = gzip.GzipFile(fileobj=raw)
-        elif place.name.endswith(".zst"):
-            import zstandard
-
-            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        try:
-            for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                if line.strip():
-                    yield line
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise DataError(f"{place} is damaged: {error}.", "Copy the file again.") from error

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions with their options: read from JSONL, or made from the documents of a corpus."""
 
-import gzip
-import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 from llm import files
 from llm.errors import DataError
 from llm.text.functions import Function, function_of
+from llm.text.lines import read_lines
 
 
 class Item(NamedTuple):
@@ -33,20 +32,22 @@ def read_records(source: str) -> Iterator[dict[str, Any]]:
     location = files.path(source)
     if not location.exists():
         raise DataError(f"{source} does not exist.", "Check the task's path.")
-    data = location.read_bytes()
-    if str(source).endswith(".gz"):
-        data = gzip.decompress(data)
-    lines = [(n, line) for n, line in enumerate(data.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise DataError(f"{source} is empty.", "Give a file with one JSON object a line.")
-    for number, line in lines:
+    found = False
+    for number, line, problem in read_lines(location):
+        if problem:
+            raise DataError(f"{source}, line {number}: {problem}.", "Copy the file again.")
+        if not line.strip():
+            continue
+        found = True
         try:
-            record = json.loads(line)
+            record = files.parse_json(line.decode("utf-8"))
         except ValueError as error:
             raise DataError(f"{source}, line {number}: not JSON ({error}).", "Repair it.") from None
         if not isinstance(record, dict):
             raise DataError(f"{source}, line {number}: not a JSON object.", "Repair it.")
         yield record
+    if not found:
+        raise DataError(f"{source} is empty.", "Give a file with one JSON object a line.")
 
 
 def from_record(

