@@ -2,11 +2,12 @@
 """Ask a running server one question and print the answer as it streams (standard library only)."""
 
 import argparse
+import http
+import http.client
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,26 +46,30 @@ def stream(base: str, model: str, question: str, max_tokens: int = 64) -> Iterat
         "temperature": 0,
         "stream": True,
     }
-    request = urllib.request.Request(
-        f"{base}/v1/chat/completions",
-        json.dumps(body).encode("utf-8"),
-        {"Content-Type": "application/json"},
-    )
+    where = urllib.parse.urlsplit(base)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=120)
     try:
-        with urllib.request.urlopen(request, timeout=120) as reply:
-            for line in reply:
-                data = line.decode("utf-8").strip().removeprefix("data: ")
-                if data == "[DONE]":
-                    return
-                if data.startswith("{"):
-                    for choice in json.loads(data)["choices"]:
-                        yield choice["delta"].get("content") or ""
-    except urllib.error.HTTPError as error:
-        raise PeerError(
-            f"The server answered {error.code}: {error.read().decode()[:200]}"
-        ) from None
-    except OSError as error:
+        connection.request(
+            "POST",
+            "/v1/chat/completions",
+            json.dumps(body).encode("utf-8"),
+            {"Content-Type": "application/json"},
+        )
+        reply = connection.getresponse()
+        if reply.status != http.HTTPStatus.OK:
+            said = reply.read(200).decode("utf-8", "replace")
+            raise PeerError(f"The server answered {reply.status}: {said}")
+        for line in reply:
+            data = line.decode("utf-8").strip().removeprefix("data: ")
+            if data == "[DONE]":
+                return
+            if data.startswith("{"):
+                for choice in json.loads(data)["choices"]:
+                    yield choice["delta"].get("content") or ""
+    except (OSError, http.client.HTTPException) as error:
         raise PeerError(f"{base} cannot be reached: {error}.", "Is the server running?") from error
+    finally:
+        connection.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
