@@ -44,15 +44,15 @@ class Group(NamedTuple):
     """What this process knows of the run it joined.
 
     Attributes:
-        index: of this process.
-        count: processes.
+        process: the number of this one.
+        processes: how many there are; 0 before they have met.
         heartbeat: seconds without a sign of life after which a process counts as lost.
         file: this process's stacks and its libraries' error output.
         begin: where in the file this run begins.
     """
 
-    index: int
-    count: int
+    process: int
+    processes: int
     heartbeat: float
     file: IO[str]
     begin: int
@@ -110,8 +110,10 @@ def join(heartbeat: float = HEARTBEAT) -> None:
             f"The processes of this run did not find each other: {_first_line(error)}",
             "Check that each was started, and that COORDINATOR_ADDRESS can be reached from it.",
         ) from error
-    index, count = jax.process_index(), jax.process_count()
-    _Now.group = _Now.group and _Now.group._replace(index=index, count=count, heartbeat=heartbeat)
+    if _Now.group is not None:
+        _Now.group = _Now.group._replace(
+            process=jax.process_index(), processes=jax.process_count(), heartbeat=heartbeat
+        )
 
 
 def _address(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -160,22 +162,22 @@ def blame(error: BaseException) -> None:
         return
     with contextlib.suppress(OSError):
         group.file.write("".join(traceback.format_exception(error)))
-    if group.count > 2:
+    if group.processes > 2:
         time.sleep(group.heartbeat + 5)
     watchdog.die(_loss(group, str(error)), group.file)
 
 
 def _loss(group: Group, said: str) -> PeerError:
-    lost = lost_processes(said) - {group.index}
-    if not lost and group.count == 2:
-        lost = {1 - group.index}
-    if not lost and group.index and re.search(r"leader|Heartbeat|PollForError", said):
+    lost = lost_processes(said) - {group.process}
+    if not lost and group.processes == 2:
+        lost = {1 - group.process}
+    if not lost and group.process and re.search(r"leader|Heartbeat|PollForError", said):
         lost = {0}
     names = [f"{number}{_host(group, number)}" for number in sorted(lost)]
     who = f"Process {', '.join(names)}" if names else "Another process"
     return PeerError(
-        f"{who} of {group.count} is lost or frozen (no answer within "
-        f"{group.heartbeat:g} s); this is process {group.index}, {watchdog.position}.",
+        f"{who} of {group.processes} is lost or frozen (no answer within "
+        f"{group.heartbeat:g} s); this is process {group.process}, {watchdog.position}.",
         _FIX,
     )
 

@@ -125,5 +125,5 @@ def _guard(
         limit = limits.get(position.phase, otherwise)
         if waited >= limit:
             problem = f"This process ({index}) hangs: {position} has not ended for {limit:g} s."
-            fix = "Run the same command to resume; config.train.step_timeout sets the limit (0: none)."
+            fix = "Run the same command to resume; config.train.step_timeout sets the limit."
             die(PeerError(problem, fix), open_file(workdir, index))

@@ -54,27 +54,45 @@ def environment(devices=1, **more):
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **more}
 
 
-def start(workdir, data, *more, devices=1, processes=1, program=None, **options):
+def address(processes):
+    """Return the variables by which processes find each other; none for a single one."""
+    if processes == 1:
+        return {}
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        place = f"localhost:{probe.getsockname()[1]}"
+    return {"COORDINATOR_ADDRESS": place, "PROCESS_COUNT": str(processes)}
+
+
+def start(
+    workdir,
+    data,
+    *more,
+    devices=1,
+    processes=1,
+    program=("scripts/pretrain.py",),
+    config="configs/pretrain/tiny.py",
+    **variables,
+):
     """Start the training script, as one process or several that find each other.
 
     Args:
+        more: further arguments.
         devices: of each process.
         processes: how many; more than one adds --distributed.
-        program: what to run before the arguments, instead of scripts/pretrain.py.
+        program: what Python runs before the arguments.
+        config: the config file.
+        variables: of the environment.
     """
-    variables = {}
+    variables = {**address(processes), **variables}
     if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            address = f"localhost:{probe.getsockname()[1]}"
-        variables = {"COORDINATOR_ADDRESS": address, "PROCESS_COUNT": str(processes)}
         more = (*more, "--distributed")
     return [
         subprocess.Popen(
             [
                 sys.executable,
-                *(program or ["scripts/pretrain.py"]),
-                *command(workdir, data, *more, **options),
+                *program,
+                *command(workdir, data, *more, config=config),
             ],
             cwd=ROOT,
             env=environment(devices, **variables, PROCESS_ID=str(index)),
