@@ -3,6 +3,7 @@
 
 import dataclasses
 import difflib
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ INITIALISERS = ("truncated", "normal", "fan_in")
 ROUTERS = ("softmax", "sigmoid")
 DISPATCHES = ("dropless", "capacity")
 CLASSIFIERS = ("sequence", "token")  # of whole texts, or of every token
+MAX_LAYERS = 10_000  # more is a damaged file
 HEADS = ("linear", "mlm", *CLASSIFIERS)
 
 
@@ -207,7 +209,9 @@ _CHOICES: dict[str, Sequence[str]] = {
 
 # (lowest, highest) allowed, inclusive; None = open.
 _RANGES: dict[str, tuple[float, float | None]] = {
-    **dict.fromkeys(("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads"), (1, None)),
+    **dict.fromkeys(("vocab_size", "d_model", "n_heads", "n_kv_heads"), (1, None)),
+    "n_layers": (1, MAX_LAYERS),
+    "n_encoder_layers": (0, MAX_LAYERS),
     **dict.fromkeys(("head_dim", "d_ff", "max_length", "attention_chunk"), (1, None)),
     **dict.fromkeys(("window", "n_experts", "n_shared_experts", "token_types"), (0, None)),
     **dict.fromkeys(("attention_softcap", "logit_softcap", "attention_scale"), (0, None)),
@@ -228,6 +232,31 @@ def unknown(kind: str, value: Any, known: Sequence[str]) -> ConfigError:
     close = difflib.get_close_matches(str(value), list(known), n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return ConfigError(f"Unknown {kind} {value!r}.", f"{hint}Choose from: {', '.join(known)}.")
+
+
+# What a field of this type accepts; booleans are no numbers.
+_KINDS: dict[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (numbers.Integral,),
+    float: (numbers.Real,),
+    str: (str,),
+}
+
+
+def _check_types(fields: dict[str, Any]) -> None:
+    """Refuse values read from a file that are not of their field's type, or not finite."""
+    types = {field.name: field.type for field in dataclasses.fields(TransformerConfig)}
+    for name, value in fields.items():
+        kind = types[name]
+        if kind not in _KINDS:
+            continue
+        good = isinstance(value, _KINDS[kind]) and (kind is bool or not isinstance(value, bool))
+        if not good or (kind is float and not abs(value) < 1e30):
+            raise ConfigError(
+                f"model.{name}={value!r:.60} is not {'an' if kind is int else 'a'} "
+                f"{'finite number' if kind is float else kind.__name__}.",
+                "Correct it where the config was read from.",
+            )
 
 
 def _check_choices(config: TransformerConfig) -> None:
@@ -368,4 +397,5 @@ def from_dict(fields: dict[str, Any]) -> TransformerConfig:
     for key in fields:
         if key not in known:
             raise unknown("model field", key, known)
+    _check_types(fields)
     return TransformerConfig(**fields).validate()

@@ -6,6 +6,7 @@ writes tensors in file order. The host never holds more than one leaf beside the
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -175,17 +176,19 @@ def _fill(
     dtype: str,
 ) -> np.ndarray:
     """Read all layers' tensors of a row into one leaf."""
-    shape = (*layouts.stacked(row, config), *layouts.shape(row.our_layout, sizes))
-    leaf = aligned(shape, np.dtype(jnp.dtype(dtype)))
     expected = layouts.shape(row.their_layout, sizes)
-    for index, theirs in layouts.expand(row, config):
+    places = list(layouts.expand(row, config))
+    for _, theirs in places:  # all, before memory is taken for them
         actual = names[theirs]
         if tensors.shapes[actual] != expected:
             raise DataError(
                 f"Tensor {actual} has shape {tensors.shapes[actual]}, not {expected}.",
                 "The weights do not belong to this config.json.",
             )
-        leaf[index] = layouts.to_ours(tensors.get(actual), row, sizes)
+    shape = (*layouts.stacked(row, config), *layouts.shape(row.our_layout, sizes))
+    leaf = aligned(shape, np.dtype(jnp.dtype(dtype)))
+    for index, theirs in places:
+        leaf[index] = layouts.to_ours(tensors.get(names[theirs]), row, sizes)
     return leaf
 
 
@@ -199,6 +202,13 @@ def aligned(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
 
 def _find_names(rows: list[Row], config: TransformerConfig, tensors: Tensors) -> dict[str, str]:
     """Match wanted names to those in the files; some files leave out the model prefix."""
+    for row in rows:
+        if (count := math.prod(layouts.stacked(row, config))) > len(tensors.shapes):
+            raise DataError(
+                f"config.json says {count} times {row.theirs}; the files hold "
+                f"{len(tensors.shapes)} tensors.",
+                "The weights do not belong to this config.json.",
+            )
     wanted = [theirs for row in rows for _, theirs in layouts.expand(row, config)]
     found = {}
     for name in tensors.shapes:
@@ -206,7 +216,7 @@ def _find_names(rows: list[Row], config: TransformerConfig, tensors: Tensors) ->
         found[plain] = name
     names: dict[str, str] = {}
     for name in wanted:
-        short = name.split(".", 1)[1]
+        short = name.split(".", 1)[-1]
         key = name if name in found else short
         if key not in found:
             raise DataError(

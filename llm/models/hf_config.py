@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from llm.errors import ConfigError
 from llm.models import hf_encoders
-from llm.models.config import TransformerConfig, from_dict, unknown
+from llm.models.config import MAX_LAYERS, TransformerConfig, from_dict, unknown
 from llm.models.hf_reader import (
     BIASED_LAYERNORM,
     Fields,
@@ -60,7 +60,7 @@ def _write_windowed(c: TransformerConfig) -> Fields:
 def _read_qwen2(r: Reader) -> Fields:
     fields = _read_llama(r)
     if fields.get("window") and "layer_types" not in r.raw:
-        full = r.get("max_window_layers", 0)  # the first ones see everything
+        full = min(r.get("max_window_layers", 0), fields["n_layers"])  # they see everything
         fields["window_pattern"] = "G" * full + "L" * (fields["n_layers"] - full) if full else "L"
     return {**fields, "attention_bias": True, "attention_out_bias": False}
 
@@ -193,7 +193,7 @@ def _write_gemma2(c: TransformerConfig) -> Fields:
 
 def _read_gemma3(r: Reader) -> Fields:
     local = ((r.get("rope_parameters") or {}).get("sliding_attention") or {}).get("rope_theta")
-    period = r.get("sliding_window_pattern", 6)
+    period = min(r.get("sliding_window_pattern", 6), MAX_LAYERS)
     if "rope_theta" not in r.raw and "rope_parameters" not in r.raw:
         r.raw = {**r.raw, "rope_theta": 1_000_000.0}
     return {
@@ -419,7 +419,13 @@ def read(raw: Fields, tensors: Collection[str] = ()) -> TransformerConfig:
             "Use the unquantised model, or a GGUF file.",
         )
     reader = Reader(raw, tensors)
-    fields = FAMILIES[kind].read(reader)
+    try:
+        fields = FAMILIES[kind].read(reader)
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        raise ConfigError(
+            f"config.json has a value of the wrong kind: {error!s:.80}.",
+            "Download the model again.",
+        ) from error
     reader.finish()
     return from_dict(fields)
 

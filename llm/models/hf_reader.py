@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from llm.errors import ConfigError
-from llm.models.config import GATED, TransformerConfig
+from llm.models.config import GATED, MAX_LAYERS, TransformerConfig
 
 Fields = dict[str, Any]
 
@@ -199,6 +199,20 @@ def _pattern(kinds: list[str]) -> str:
     return word
 
 
+def layers(r: Reader) -> int:
+    """Read the number of layers, before anything is made as long as that.
+
+    Raises:
+        ConfigError: it is no number, or no plausible one.
+    """
+    count = r.need("num_hidden_layers")
+    if not isinstance(count, int) or not 0 < count <= MAX_LAYERS:
+        raise ConfigError(
+            f"config.json has num_hidden_layers={count!r:.60}.", "Download the model again."
+        )
+    return count
+
+
 def window(r: Reader, pattern: str = "L") -> Fields:
     """Read the sliding window and which layers use it."""
     size = r.get("sliding_window", 0)
@@ -206,6 +220,11 @@ def window(r: Reader, pattern: str = "L") -> Fields:
         size = 0
     kinds = r.get("layer_types")
     if kinds:
+        if len(kinds) != layers(r):
+            raise ConfigError(
+                f"config.json has {len(kinds)} layer_types for {layers(r)} layers.",
+                "Download the model again.",
+            )
         pattern = _pattern(kinds)
     if not size or "L" not in pattern:
         return {}
@@ -224,7 +243,7 @@ def sizes(r: Reader) -> Fields:
     """Read the sizes under their most common names."""
     return {
         "vocab_size": r.need("vocab_size"),
-        "n_layers": r.need("num_hidden_layers"),
+        "n_layers": layers(r),
         "d_model": r.need("hidden_size"),
         "n_heads": r.need("num_attention_heads"),
         "n_kv_heads": r.get("num_key_value_heads", 0),
