@@ -45,7 +45,10 @@ SIZES = {
     "dtype",
 }
 # Drawn elsewhere, or of no use as a curve.
-NO_CURVE = {"step_seconds", "skipped", "non_finite", "weight", "goodput", "tokens"}
+NO_CURVE = {
+    *("step_seconds", "skipped", "non_finite", "weight", "goodput", "tokens"),
+    *("spikes", "spike_loss", "rolled_back_from", "save_seconds", "restarts", "lost_steps"),
+}
 
 
 class Panel(NamedTuple):
@@ -362,5 +365,14 @@ def warnings(run: Run) -> str:
         out.append(
             f"{count:.0f} step{'s' if count != 1 else ''} had a loss or gradient that was not "
             "finite; those updates were skipped."
+        )
+    spikes = sum(row.get("train/spikes") or 0 for row in run.metrics)
+    backs = [row for row in run.metrics if "train/rolled_back_from" in row]
+    if spikes:
+        out.append(f"The loss or gradient spiked at {spikes:.0f} step{'s' if spikes != 1 else ''}.")
+    for row in backs:
+        out.append(
+            f"A spike at step {row['train/rolled_back_from']:.0f} sent training back to step "
+            f"{row['step']:.0f}; the data from there on were left out."
         )
     return "".join(f'<p class="flag">{escape(line)}</p>' for line in out)

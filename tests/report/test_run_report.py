@@ -184,6 +184,18 @@ def test_bad_steps_are_said(tmp_path):
     assert "1 step had a loss" in " ".join(parse(run_report(tmp_path)).text)
 
 
+def test_spikes_and_roll_backs_are_said(tmp_path):
+    lines = [
+        {"step": 10, "time": 2.0, "train/loss": 2.0, "train/spikes": 1.0, "time/steps": 2.0},
+        {"step": 10, "time": 4.0, "train/rolled_back_from": 14, "train/spike_loss": 40.0},
+        {"step": 20, "time": 6.0, "train/loss": 1.0, "time/steps": 4.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = " ".join(parse(run_report(tmp_path)).text)
+    assert "spiked at 1 step." in text
+    assert "A spike at step 14 sent training back to step 10" in text
+
+
 def test_report_of_a_whole_life(tmp_path):
     corpus = tmp_path / "corpus"
     (corpus / "documents").mkdir(parents=True)
