@@ -15,6 +15,8 @@ from llm.models.config import TransformerConfig
 from llm.models.presets import PRESETS, config
 from llm.models.transformer import Transformer
 
+# Parameters of the published weights, tied tensors once (the total in the safetensors metadata of
+# each model's page); encoders with their masked-language-model head.
 PUBLISHED = {
     "gpt2_124m": 124_439_808,
     "gpt2_355m": 354_823_168,
@@ -77,7 +79,8 @@ PUBLISHED = {
     "olmo2_1b": 1_484_916_736,
     "olmo2_7b": 7_298_617_344,
     "olmo2_13b": 13_716_198_400,
-    "bert_base": 109_514_298,  # with the MLM head, without the pooler
+    "bert_tiny": 4_385_920 + 47_290,  # the released encoder with its pooler, and the MLM head
+    "bert_base": 109_514_298,  # without the pooler
     "bert_large": 335_174_458,
     "roberta_base": 124_697_433,
     "distilbert": 66_985_530,
