@@ -118,6 +118,7 @@ def check_training(config: Any) -> None:
         ConfigError: a section or key is unknown or missing.
     """
     from llm.core import checkpoint
+    from llm.models import adapters
     from llm.models.config import TransformerConfig
     from llm.train import optim, run, samples, spikes
 
@@ -137,6 +138,9 @@ def check_training(config: Any) -> None:
             configs.choose(corruption["name"], CORRUPTIONS, "corruption")
         )
         configs.bind(builder, corruption, "data.corruption", given=_GIVEN)
+    added = dict(config.model.get("adapter", {}))
+    if added.get("name", "inherit") != "inherit":
+        adapters.from_dict(added).validate()
     if config.model.get("name") != "inherit":
         fields = configs.bind(TransformerConfig, config.model, "model")
         if fields["vocab_size"]:
@@ -169,7 +173,8 @@ def _check_corruption(objective: str, found: str | None) -> None:
 
 def sources(config: Any) -> dict[str, dict[str, Any]]:
     """Return the data sources by name: one, or those of config.data.mixture with their weights."""
-    section = {k: v for k, v in config.data.items() if k not in ("mixture", "corruption")}
+    beside = ("mixture", "corruption", "epochs")
+    section = {k: v for k, v in config.data.items() if k not in beside}
     mixture = config.data.get("mixture", {})
     if not mixture:
         return {"data": section}
@@ -334,7 +339,9 @@ def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any,
         batch_size=int(config.train.batch_size),
         host_index=jax.process_index(),
         host_count=jax.process_count(),
+        epochs=int(config.data.get("epochs", 0)),
     )
+    feed.require(int(config.train.steps))
     held_out = {}
     for name, splits in found.items():
         for split, dataset in splits.items():

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm.errors import ConfigError
-from llm.generate import decode, scoring, seq2seq
-from llm.generate.buckets import bucket, count_program
-from llm.generate.decode import Completion, Piece, Request
+from llm.generate import scoring, seq2seq
+from llm.generate.buckets import bucket, count_program, layout, parts
+from llm.generate.engine import Engine, Options
+from llm.generate.requests import Completion, Piece, Request
 from llm.generate.sampling import Settings, bias_of
 from llm.models import tuning
 from llm.models.config import TransformerConfig
@@ -73,7 +74,7 @@ class LanguageModel:
             inputs = {"segments": segments, "encoder_tokens": encoder}
             inputs["encoder_segments"] = encoder_segments
             rows, length = np.shape(decoder_tokens)
-        with decode.layout(self.mesh):
+        with layout(self.mesh):
             return _logits(self.model, self.params, ids, inputs)[:rows, :length]
 
     def loglikelihood(
@@ -114,8 +115,9 @@ class LanguageModel:
     def complete(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> list[Completion]:
         """Continue prompts as `generate` does; return tokens, logprobs, text and reason."""
         requests = self.requests(prompts, **options)
-        how = seq2seq if self._reads_then_writes else decode
-        return how.complete(self.model, self.params, self.tokenizer, requests, self.mesh)
+        if self._reads_then_writes:
+            return seq2seq.complete(self.model, self.params, self.tokenizer, requests, self.mesh)
+        return self._own_engine().complete(requests)
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
         """Yield the continuation of one prompt piece by piece; options as for `generate`."""
@@ -124,10 +126,47 @@ class LanguageModel:
     def stream_pieces(self, prompt: Prompt, **options: Any) -> Iterator[Piece]:
         """Yield pieces with their tokens, logprobs and, in the last one, why it ended."""
         (request,) = self.requests([prompt], **options)
-        how = seq2seq if self._reads_then_writes else decode
-        how.check(request, self.config.max_length)
         self._need_tokenizer()
-        return how.stream(self.model, self.params, self.tokenizer, request, self.mesh)
+        if self._reads_then_writes:
+            seq2seq.check(request, self.config.max_length)
+            return seq2seq.stream(self.model, self.params, self.tokenizer, request, self.mesh)
+        return iter(self._own_engine().submit(request))
+
+    def engine(
+        self, options: Options | None = None, draft: "LanguageModel | None" = None
+    ) -> Engine:
+        """Make an engine of its own for requests that come and go; see `Engine`.
+
+        Args:
+            draft: a small decoder with the same vocabulary that guesses tokens ahead.
+
+        Raises:
+            ConfigError: one of the models is no decoder, or their vocabularies differ.
+        """
+        for lm in (self, draft or self):
+            if lm.config.architecture != "decoder":
+                raise ConfigError(
+                    f"The engine runs decoders; this model is an {lm.config.architecture}.",
+                    "Use generate(...) for encoder-decoders, logits(...) for encoders.",
+                )
+        pair = None
+        if draft is not None:
+            if draft.config.vocab_size != self.config.vocab_size:
+                raise ConfigError(
+                    f"The draft has {draft.config.vocab_size} tokens, the model "
+                    f"{self.config.vocab_size}.",
+                    "Choose a draft with the model's own tokenizer.",
+                )
+            pair = (draft.model, draft.params)
+        return Engine(self.model, self.params, self.tokenizer, self.mesh, options, pair)
+
+    def _own_engine(self) -> Engine:
+        """Return the engine that `generate` and `stream` share, made at the first call."""
+        engine, params = self.__dict__.get("_engine", (None, None))
+        if engine is None or params is not self.params:
+            engine = self.engine()
+            self.__dict__["_engine"] = engine, self.params
+        return engine
 
     @property
     def _reads_then_writes(self) -> bool:
@@ -249,7 +288,7 @@ class LanguageModel:
                 "Shorten the input.",
             )
         more = bucket(length, _SMALLEST, self.config.max_length) - length
-        spare = -len(ids) % decode.parts(self.mesh)
+        spare = -len(ids) % parts(self.mesh)
         padded = np.pad(ids.astype(np.int32), ((0, spare), (0, more)))
         segments = np.pad(np.ones(ids.shape, np.int32), ((0, spare), (0, more)))
         return jnp.asarray(padded), jnp.asarray(segments)
@@ -287,7 +326,11 @@ def _seeds(prompts: Sequence[Sequence[int]], seed: int | Sequence[int]) -> list[
 
 
 def load(
-    source: Any, dtype: str = "float32", step: int | None = None, mesh: Any = None
+    source: Any,
+    dtype: str = "float32",
+    step: int | None = None,
+    mesh: Any = None,
+    adapter: Any = None,
 ) -> LanguageModel:
     """Open a model.
 
@@ -297,6 +340,7 @@ def load(
         dtype: of parameters and computation.
         step: of a checkpoint, instead of the newest.
         mesh: lays the parameters over devices; see `llm.core.sharding.make_mesh`.
+        adapter: a folder of one that was saved alone (by `LanguageModel.save` or PEFT), or None.
 
     Raises:
         ConfigError: nothing there is a model this version reads, or parts of it do not fit.
@@ -304,4 +348,9 @@ def load(
     """
     from llm.generate import loading
 
-    return loading.load(source, dtype, step, mesh)
+    lm = loading.load(source, dtype, step, mesh)
+    if adapter is None:
+        return lm
+    from llm.generate import attaching
+
+    return attaching.attach(lm, adapter, dtype)

@@ -40,6 +40,7 @@ def _huggingface(lm: LanguageModel, place: Any, kind: str) -> None:
     from llm.models import convert, gguf_tokenizer
 
     _no_kind(kind)
+    lm = lm.merge()
     names = ("bos", "eos", "pad") if lm.tokenizer is not None else ()
     ids = {f"{name}_token_id": getattr(lm.tokenizer, f"{name}_id") for name in names}
     convert.save_hf(lm.config, lm.params, place, token_ids=ids)
@@ -68,8 +69,23 @@ def _huggingface(lm: LanguageModel, place: Any, kind: str) -> None:
 def _gguf(lm: LanguageModel, place: Any, kind: str) -> None:
     from llm.models import gguf
 
+    lm = lm.merge()
     file = place if place.suffix == ".gguf" else place / "model.gguf"
     gguf.save(lm.config, lm.params, file, lm.tokenizer, kind, lm.starts_texts)
+
+
+def _adapter(lm: LanguageModel, place: Any, kind: str) -> None:
+    from llm.generate import attaching
+
+    _no_kind(kind)
+    attaching.save_adapter(lm, place)
+
+
+def _peft(lm: LanguageModel, place: Any, kind: str) -> None:
+    from llm.generate import attaching
+
+    _no_kind(kind)
+    attaching.save_peft(lm, place)
 
 
 def _no_kind(kind: str) -> None:
@@ -81,4 +97,6 @@ FORMATS: dict[str, Callable[[LanguageModel, Any, str], None]] = {
     "native": _native,
     "hf": _huggingface,
     "gguf": _gguf,
+    "adapter": _adapter,
+    "peft": _peft,
 }
