@@ -28,7 +28,8 @@ def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> 
     # "byte", or the folder that the tokenizer stage wrote; "" takes that of config.init.from
     config.tokenizer = ConfigDict({"path": "byte"})
     # path: what an earlier stage wrote; "" builds a small corpus from installed documentation
-    config.data = ConfigDict({"source": "documents", "path": "", "length": length})
+    # epochs: how often a row may come; 0 repeats the data as long as training goes on
+    config.data = ConfigDict({"source": "documents", "path": "", "length": length, "epochs": 0})
     config.objective = ConfigDict({"name": "clm", "z_loss": 0.0, "chunk": 0})
     config.optimizer = ConfigDict(
         {"name": "adamw", "b1": 0.9, "b2": 0.95, "weight_decay": 0.1, "clip_norm": 1.0}
@@ -70,7 +71,8 @@ def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> 
         }
     )
     config.init = ConfigDict({"from": ""})
-    config.checkpoint = ConfigDict({"every": 500, "keep_last": 2, "keep_every": 0})
+    # strict: end (5) when the newest checkpoint is damaged, instead of using an older one
+    config.checkpoint = ConfigDict({"every": 500, "keep_last": 2, "keep_every": 0, "strict": False})
     config.evals = ConfigDict({"validation": {"split": "validation", "every": 0, "batches": 16}})
     config.sampling = ConfigDict(
         {"every": 0, "prompts": ("The ",), "max_tokens": 48, "temperature": 0.8, "top_k": 0}

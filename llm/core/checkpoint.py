@@ -63,6 +63,7 @@ class Checkpointer:
         max_failures: so many failed saves in a row end the run; fewer are only logged.
         finite: entries whose floating-point leaves must be finite to be saved.
         timeout: seconds after which the processes of a run stop waiting for each other.
+        strict: refuse to resume from an older step when the newest one is damaged.
 
     Raises:
         StorageError: the directory cannot be written.
@@ -79,6 +80,7 @@ class Checkpointer:
         max_failures: int = 3,
         finite: tuple[str, ...] = ("params", "opt_state", "ema"),
         timeout: int = 1200,
+        strict: bool = False,
     ):
         if keep_last < 1:
             raise ConfigError(f"checkpoint.keep_last is {keep_last}.", "Keep at least one step.")
@@ -91,6 +93,7 @@ class Checkpointer:
         self._max_failures = max_failures
         self._finite = finite
         self._timeout = timeout
+        self._strict = strict
         self._lead = jax.process_index() == 0
         self._orbax: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
@@ -160,10 +163,11 @@ class Checkpointer:
         shardings: Any = None,
         entries: Iterable[str] | None = None,
         *,
-        strict: bool = False,
+        strict: bool | None = None,
     ) -> Restored:
         """Restore as the owner of the run: see `restore`; damaged steps are set aside."""
         self._settle()
+        strict = self._strict if strict is None else strict
         restored = restore(
             self.directory, target, step, shardings, entries, strict=strict, repair=True
         )

@@ -137,7 +137,7 @@ def _choose(
         if strict or step is not None:
             raise StorageError(
                 f"Checkpoint step {candidate} in {base} is damaged: {what}.",
-                "Resume without --strict or name another step to use an older checkpoint.",
+                "Resume without checkpoint.strict, or name another step, to use an older one.",
             )
         log.warning("Checkpoint step %d is damaged (%s); trying an older one.", candidate, what)
         bad.append(candidate)

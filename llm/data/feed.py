@@ -101,6 +101,19 @@ class Feed:
             return None
         return max(0, -(-(self._total - self.offset) // self.batch_size))
 
+    def require(self, steps: int) -> None:
+        """Check before training that the data last for so many steps.
+
+        Raises:
+            DataError: they do not.
+        """
+        if self.steps is not None and self.steps < steps:
+            raise DataError(
+                f"The data last for {self.steps} steps ({self.epochs} epochs of "
+                f"{sum(self._sizes):,} rows), config.train.steps is {steps}.",
+                "Lower train.steps, add data, or set data.epochs=0 to repeat.",
+            )
+
     @property
     def steps_per_epoch(self) -> int:
         """Number of full batches in the rows of all datasets, at least 1."""
