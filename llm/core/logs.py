@@ -16,10 +16,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from llm import files
+from llm.core.lines import Lines
 from llm.core.redact import redact, redact_tree
 from llm.errors import Preempted
 
@@ -50,20 +50,13 @@ class Journal(logging.Handler):
 
     def __init__(self, workdir: str | os.PathLike, process: int = 0, limit: int = LIMIT):
         super().__init__(logging.INFO)
-        self.step, self._process, self._limit = 0, process, limit
-        folder = files.path(workdir) / FOLDER
-        self._path, self._older = folder / f"{process}.jsonl", folder / f"{process}.1.jsonl"
-        self._text = ""  # of a remote file: object stores cannot append
-        self._broken = False
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if not isinstance(self._path, Path) and self._path.exists():
-                self._text = self._path.read_text()
+        self.step, self._process, self._broken = 0, process, False
+        self._lines = Lines(files.path(workdir) / FOLDER / f"{process}.jsonl", limit)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; a disk that fails is reported once and is tried again."""
         try:
-            self._write(json.dumps(self._line(record), default=str, ensure_ascii=False) + "\n")
+            self._lines.append(json.dumps(self._line(record), default=str, ensure_ascii=False))
             self._broken = False
         except OSError as error:
             if not self._broken:
@@ -84,19 +77,6 @@ class Journal(logging.Handler):
             return {**line, "event": record.getMessage(), **redact_tree(fields)}
         text = redact(record.getMessage())
         return {**line, "event": "log", "logger": record.name, "message": text}
-
-    def _write(self, text: str) -> None:
-        if isinstance(self._path, Path):
-            if self._path.exists() and self._path.stat().st_size + len(text) > self._limit:
-                self._path.replace(self._older)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
-            return
-        if len(self._text) + len(text) > self._limit:
-            self._older.write_text(self._text)
-            self._text = ""
-        self._text += text
-        self._path.write_text(self._text)
 
 
 @contextlib.contextmanager

@@ -5,11 +5,11 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from llm import files
-from llm.errors import ConfigError
+from llm.core.lines import Lines
+from llm.errors import ConfigError, StorageError
 
 _LOG = logging.getLogger("llm.metrics")
 
@@ -65,12 +65,11 @@ class Writer:
         enabled: bool = True,
     ):
         self._enabled, self._warned = enabled, False
-        self._file = files.path(workdir) / "metrics.jsonl"
+        self._lines = Lines(files.path(workdir) / "metrics.jsonl")
         self._sinks = [_tracker(name, workdir, config or {}) for name in trackers if enabled]
         self.last: dict[str, Any] = {}  # what an earlier try wrote last, lost or not
         self.kept: dict[str, Any] = {}  # the newest accounts that still hold; see `rewind`
-        self._text: str | None = None
-        self.rewind(start)
+        self._remove_after(start)
 
     def rewind(self, step: int) -> None:
         """Remove the lines after a step, which will be written again.
@@ -78,16 +77,19 @@ class Writer:
         `last` becomes the newest line there was, `kept` the newest remaining one with accounts of
         time ("time/…").
         """
-        lines = read_lines(self._file)
+        try:
+            self._remove_after(step)
+        except (OSError, StorageError) as error:
+            self._warn(error)
+
+    def _remove_after(self, step: int) -> None:
+        lines = read_lines(self._lines.path)
         kept = [line for line in lines if line.get("step", 0) <= step]
         accounts = [line for line in kept if any(key.startswith("time/") for key in line)]
         self.last = max(lines, key=lambda line: line.get("time", 0), default={})
         self.kept = accounts[-1] if accounts else {}
         if self._enabled:
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            files.write_atomic(self._file, text)
-            # Object stores cannot append: keep the text and write the whole again.
-            self._text = None if isinstance(self._file, Path) else text
+            self._lines.replace("".join(json.dumps(line) + "\n" for line in kept))
 
     @property
     def seconds_before(self) -> float:
@@ -99,20 +101,17 @@ class Writer:
         if not self._enabled:
             return
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        line = json.dumps({"step": step, "time": round(seconds, 3), **clean}) + "\n"
         try:
-            if self._text is None:
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(line)
-            else:
-                self._text += line
-                self._file.write_text(self._text)
+            self._lines.append(json.dumps({"step": step, "time": round(seconds, 3), **clean}))
             for sink in self._sinks:
                 sink(step, clean)
         except OSError as error:
-            if not self._warned:
-                _LOG.warning("metrics cannot be written (%s); training goes on", error)
-            self._warned = True
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            _LOG.warning("metrics cannot be written (%s); training goes on", error)
+        self._warned = True
 
 
 def _tracker(name: str, workdir: str, config: Mapping[str, Any]) -> Any:

@@ -5,12 +5,12 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from llm import files
+from llm.core.lines import Lines
 from llm.core.redact import redact
 
 LIMIT = 100  # records of a run's folder
@@ -59,12 +59,10 @@ class BadBatches:
     """
 
     def __init__(self, workdir: str, source: Any, tokenizer: Any, enabled: bool = True):
-        self._file = files.path(workdir) / "bad_batches.jsonl"
+        self._lines = Lines(files.path(workdir) / "bad_batches.jsonl")
         self._source, self._tokenizer, self._enabled = source, tokenizer, enabled
-        self._text = ""
-        with_records = enabled and self._file.exists()
-        self._text = self._file.read_text(encoding="utf-8") if with_records else ""
-        self._known = {_key(line) for line in self._text.splitlines()}
+        records = self._lines.read() if enabled else ""
+        self._known = {_key(line) for line in records.splitlines()}
 
     def record(self, bad: Bad) -> None:
         """Add a step's record; what cannot be read or written never stops training."""
@@ -75,12 +73,7 @@ class BadBatches:
             return
         self._known.add(_key(line))
         try:
-            if isinstance(self._file, Path):
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
-            else:
-                self._text += line + "\n"
-                self._file.write_text(self._text)
+            self._lines.append(line)
         except OSError as error:
             _LOG.warning("the batch of step %d cannot be kept (%s)", bad.step, error)
 

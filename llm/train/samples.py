@@ -4,7 +4,6 @@
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax
 from llm import files
 from llm.core import config as configs
 from llm.core import sharding, trees
+from llm.core.lines import Lines
 from llm.generate.language_model import LanguageModel
 from llm.train.loop import Hook
 from llm.train.step import Frozen, State
@@ -64,7 +64,7 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
     every, sample = make_sampler(**section)
     if not every or inputs.tokenizer is None or jax.process_count() > 1:
         return []
-    target = files.path(workdir) / "samples.jsonl"
+    target = Lines(files.path(workdir) / "samples.jsonl")
 
     def function(step: int, state: State) -> dict[str, float]:
         full = trees.merge(state.params, frozen.params) if frozen.params else state.params
@@ -80,11 +80,9 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
     return [Hook("samples", function, every)]
 
 
-def _append(target: Any, line: dict[str, Any]) -> None:
+def _append(target: Lines, line: dict[str, Any]) -> None:
     """Add a line; a full disk is no reason to stop training."""
     try:
-        mode = "a" if isinstance(target, Path) else "w"
-        with target.open(mode, encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        target.append(json.dumps(line, ensure_ascii=False))
     except OSError as error:
         _LOG.warning("samples cannot be written (%s)", error)

@@ -48,7 +48,7 @@ def test_files_are_bounded(tmp_path):
 
 def test_a_disk_that_fails_is_reported_once(tmp_path, capsys):
     with logs.record(tmp_path):
-        (tmp_path / "logs" / "0.jsonl").mkdir()
+        (tmp_path / "logs" / "0.jsonl").mkdir(parents=True)
         logs.event("a")
         logs.event("b")
     assert capsys.readouterr().err.count("logs cannot be written") == 1

@@ -37,9 +37,11 @@ def test_resuming_drops_what_will_be_written_again(tmp_path):
 
 def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, caplog):
     writer = metrics.Writer(str(tmp_path))
-    writer._file = tmp_path / "missing" / "metrics.jsonl"
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
     writer.write(1, 0.0, {"a": 1.0})
     writer.write(2, 0.0, {"a": 1.0})
+    writer.rewind(1)
     assert caplog.text.count("training goes on") == 1
 
 

@@ -285,6 +285,7 @@ def test_bad_batches_are_kept_bounded_and_without_secrets(tmp_path):
 
 
 def test_a_full_disk_keeps_no_batch_and_stops_nothing(tmp_path, caplog):
-    keeper = bad_batches.BadBatches(str(tmp_path / "missing"), Rows(), None)
+    keeper = bad_batches.BadBatches(str(tmp_path), Rows(), None)
+    (tmp_path / "bad_batches.jsonl").mkdir()
     keeper.record(bad_batches.Bad(1, "spike", 9.0, 2.0, 7.0, True))
     assert "cannot be kept" in caplog.text

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text files that grow line by line, also on object stores, which cannot append. No JAX."""
+
+import os
+from pathlib import Path
+
+from llm import files
+
+
+class Lines:
+    """Append lines to a file.
+
+    Args:
+        location: the file; its folder is made when absent.
+        limit: bytes after which a new file is begun, the one before kept as `<stem>.1<suffix>`;
+            0 for no limit.
+    """
+
+    def __init__(self, location: str | os.PathLike, limit: int = 0):
+        self.path = files.path(location)
+        self._older = self.path.with_name(f"{self.path.stem}.1{self.path.suffix}")
+        self._limit = limit
+        self._text: str | None = None  # of a remote file, once it is known
+
+    def read(self) -> str:
+        """Return the whole text; "" if there is no file."""
+        if not self.path.exists():
+            return ""
+        return self.path.read_text(encoding="utf-8", errors="replace")
+
+    def append(self, line: str) -> None:
+        """Add a line.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        text = line + "\n"
+        if isinstance(self.path, Path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._limit and self._size() + len(text) > self._limit:
+                self.path.replace(self._older)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+            return
+        if self._text is None:
+            self._text = self.read()
+        if self._limit and len(self._text) + len(text) > self._limit:
+            self._older.write_text(self._text)
+            self._text = ""
+        self._text += text
+        self.path.write_text(self._text)
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def replace(self, text: str) -> None:
+        """Write the whole text anew.
+
+        Raises:
+            StorageError: the disk fails.
+        """
+        files.write_atomic(self.path, text)
+        self._text = None
