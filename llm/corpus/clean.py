@@ -56,7 +56,7 @@ class Ledger:
         entry["count"] += 1
         entry["bytes"] += len(document["text"].encode("utf-8", "replace"))
         rank = hashlib.blake2b(document["id"].encode(), digest_size=8).hexdigest()
-        excerpt, _ = pii.redact(document["text"][: 4 * EXCERPT], tuple(pii.DETECTORS))
+        excerpt, _ = pii.redact(document["text"][: 4 * EXCERPT], pii.available())
         self.samples[drop.reason].append(
             {
                 "rank": rank,

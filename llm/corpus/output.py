@@ -93,7 +93,7 @@ def examples(
         pair: dict[str, Any] = {"similarity": round(similarity, 4)}
         for name, one in (("dropped", index), ("kept", other)):
             found = document(one)
-            masked, _ = pii.redact(found["text"][:EXCERPT], tuple(pii.DETECTORS))
+            masked, _ = pii.redact(found["text"][:EXCERPT], pii.available())
             pair[name] = {"id": found["id"], "text": masked}
         pairs.append(pair)
     return pairs
