@@ -64,7 +64,7 @@ class Writer:
         config: Mapping[str, Any] | None = None,
         enabled: bool = True,
     ):
-        self._enabled, self._warned = enabled, False
+        self.enabled, self._warned = enabled, False
         self._lines = Lines(files.path(workdir) / "metrics.jsonl")
         self._sinks = [_tracker(name, workdir, config or {}) for name in trackers if enabled]
         self.last: dict[str, Any] = {}  # what an earlier try wrote last, lost or not
@@ -88,7 +88,7 @@ class Writer:
         accounts = [line for line in kept if any(key.startswith("time/") for key in line)]
         self.last = max(lines, key=lambda line: line.get("time", 0), default={})
         self.kept = accounts[-1] if accounts else {}
-        if self._enabled:
+        if self.enabled:
             self._lines.replace("".join(json.dumps(line) + "\n" for line in kept))
 
     @property
@@ -98,7 +98,7 @@ class Writer:
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Add one line; values that are not finite are written as null."""
-        if not self._enabled:
+        if not self.enabled:
             return
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
         try:

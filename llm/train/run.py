@@ -51,7 +51,8 @@ def train(config: Any, workdir: str, inputs: Inputs) -> State:
         watchdog.watch(settings.step_timeout, workdir, jax.process_index()),
         console.progress(settings.steps, enabled=first) as screen,
     ):
-        return _train(config, workdir, inputs, settings, layout, stop.requested, screen, journal)
+        screen = screen._replace(bar=_both(screen.bar, journal))
+        return _train(config, workdir, inputs, settings, layout, stop.requested, screen)
 
 
 def _train(
@@ -62,7 +63,6 @@ def _train(
     layout: sharding.Layout,
     stopping: Callable[[int], bool],
     screen: console.Screen,
-    journal: logs.Journal,
 ) -> State:
     begun = time.perf_counter()
     spike = spikes.make(settings.spike)
@@ -82,19 +82,18 @@ def _train(
         configs.to_dict(config),
         enabled=jax.process_index() == 0,
     )
-    step = jax.jit(
-        make_step(
-            inputs.objective,
-            optimizer,
-            microbatches=settings.microbatches,
-            ema_decay=settings.ema_decay,
-            spike=spike,
-            norms=settings.norms_every > 0,
-        ),
-        donate_argnums=0,
-        out_shardings=(_places(where.state, state), None),
+    update = make_step(
+        inputs.objective,
+        optimizer,
+        microbatches=settings.microbatches,
+        ema_decay=settings.ema_decay,
+        spike=spike,
+        norms=settings.norms_every > 0,
     )
+    places = (_places(where.state, state), None)
+    step = jax.jit(update, donate_argnums=0, out_shardings=places)
     place = placer(layout.mesh)
+    bad = bad_batches.BadBatches(workdir, keeper.source, inputs.tokenizer, writer.enabled)
     runner = loop.Loop(
         _plan(settings, inputs, layout),
         step,
@@ -106,23 +105,12 @@ def _train(
         ],
         save=keeper.save,
         save_every=keeper.every,
-        noticed=bad_batches.BadBatches(
-            workdir, keeper.source, inputs.tokenizer, jax.process_index() == 0
-        ).record,
+        noticed=bad.record,
         roll_back=keeper.roll_back if spike.action == "roll_back" else None,
         ledger=lambda spent: Ledger(spent, begun),
         stopping=stopping,
         say=screen.say,
-        bar=lambda done: _moved(done, screen, journal),
-    )
-    logs.event(
-        "start",
-        step=int(state.step),
-        steps=settings.steps,
-        processes=jax.process_count(),
-        devices=jax.device_count(),
-        device_kind=jax.devices()[0].device_kind,
-        parameters=trees.count(bones.shapes),
+        bar=screen.bar,
     )
     _announce(runner.say, inputs, bones, layout, int(state.step), settings)
     try:
@@ -136,10 +124,14 @@ def _places(places: State, state: State) -> State:
     return places._replace(history=jax.tree.map(lambda leaf: leaf.sharding, state.history))
 
 
-def _moved(done: int, screen: console.Screen, journal: logs.Journal) -> None:
-    """Tell the terminal and the log which step is done."""
-    journal.step = done
-    screen.bar(done)
+def _both(bar: Callable[[int], None], journal: logs.Journal) -> Callable[[int], None]:
+    """Return what tells the terminal and the log which step is done."""
+
+    def moved(done: int) -> None:
+        journal.step = done
+        bar(done)
+
+    return moved
 
 
 def _batches(
@@ -193,6 +185,15 @@ def _announce(
     trained = trees.count(bones.split(bones.shapes)[0])
     axes = ", ".join(f"{a}={n}" for a, n in layout.mesh.shape.items() if n > 1) or "one device"
     rows = len(inputs.source) if hasattr(inputs.source, "__len__") else 0
+    logs.event(
+        "start",
+        step=start,
+        steps=settings.steps,
+        processes=jax.process_count(),
+        devices=jax.device_count(),
+        device_kind=jax.devices()[0].device_kind,
+        parameters=total,
+    )
     say(
         f"model {total / 1e6:.2f}M parameters"
         + (f" ({trained / 1e6:.2f}M trained)" if trained != total else "")
