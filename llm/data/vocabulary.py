@@ -31,7 +31,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     @property
     def unk_id(self) -> int | None:
-        return self.tokenizer.special_tokens.get("<unk>")
+        special = self.tokenizer.special_tokens
+        return special.get("<unk>", special.get("[UNK]"))
 
     @property
     def _base_vocab_size(self) -> int:

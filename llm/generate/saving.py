@@ -37,7 +37,8 @@ def _native(lm: LanguageModel, place: Any, kind: str) -> None:
 
 
 def _huggingface(lm: LanguageModel, place: Any, kind: str) -> None:
-    from llm.models import convert, gguf_tokenizer
+    from llm.models import convert
+    from llm.tokenizers import huggingface
 
     _no_kind(kind)
     lm = lm.merge()
@@ -47,23 +48,27 @@ def _huggingface(lm: LanguageModel, place: Any, kind: str) -> None:
     if lm.tokenizer is None:
         return
     lm.tokenizer.save(place)  # what this project opens
-    if (place / "tokenizer.json").exists():
-        return
-    # For transformers: the same tokens in its own format, by way of GGUF's description of them.
+    if not (place / huggingface.TOKENIZER_FILE).exists():
+        _describe_tokenizer(lm, place)
+    template = lm.tokenizer.chat_template
+    if template and not huggingface.read_settings(place).get("chat_template"):
+        files.write_atomic(place / huggingface.TEMPLATE_FILE, template)
+
+
+def _describe_tokenizer(lm: LanguageModel, place: Any) -> None:
+    """Write tokenizer.json for transformers, by way of GGUF's description of the same tokens."""
+    from llm.models import gguf_tokenizer
+    from llm.tokenizers import huggingface
+
     try:
         metadata = gguf_tokenizer.write(lm.tokenizer, lm.config.vocab_size)
     except ConfigError:
         return  # a kind that transformers has no format for
     vocabulary = gguf_tokenizer.read(metadata, str(place))
     assert vocabulary is not None
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": lm.starts_texts,
-        "clean_up_tokenization_spaces": False,
-        **vocabulary.settings,
-    }
-    files.write_json(place / "tokenizer.json", vocabulary.file)
-    files.write_json(place / "tokenizer_config.json", settings)
+    settings = {"add_bos_token": lm.starts_texts, **vocabulary.settings}
+    files.write_json(place / huggingface.TOKENIZER_FILE, vocabulary.file)
+    files.write_json(place / huggingface.SETTINGS_FILES[0], settings)
 
 
 def _gguf(lm: LanguageModel, place: Any, kind: str) -> None:

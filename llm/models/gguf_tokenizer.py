@@ -9,6 +9,11 @@ from llm.errors import ConfigError, DataError
 
 # Token types of tokenizer.ggml.token_type.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+# Without a class of its own, transformers would build the model family's usual tokenizer anew.
+_SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "clean_up_tokenization_spaces": False,
+}
 _SPACE = "\u2581"  # SentencePiece's mark for a space
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
@@ -90,7 +95,7 @@ def read(metadata: Mapping[str, Any], name: str) -> Vocabulary | None:
     model["model"]["vocab"] = {tokens[i]: i for i in used}
     if len(model["model"]["vocab"]) != len(used):
         raise _damaged(name, "a token is there twice")
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = dict(_SETTINGS)
     for role, key in _ROLES.items():
         index = metadata.get(f"tokenizer.ggml.{key}_token_id")
         if index is not None:

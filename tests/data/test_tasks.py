@@ -11,7 +11,7 @@ from llm import main
 from llm.core import config as configs
 from llm.data import prepare, rows
 from llm.errors import ConfigError, DataError
-from llm.tokenizers import sentencepiece
+from llm.tokenizers import sentencepiece, subwords
 
 pytest.importorskip("seqio", reason="needs the data extra: pip install -e .[data]")
 TEXTS = [f"Document {i} says é▁ {i * i}. " * (i % 6 + 1) for i in range(70)]
@@ -186,6 +186,22 @@ def test_vocabulary_adapter(tokenizer, tasks):
     batch = vocabulary.decode_tf(tf.constant([ids, ids])).numpy()
     assert [item.decode() for item in batch] == [text, text]
     assert vocabulary == TokenizerVocabulary(tokenizer)
+
+
+@pytest.mark.parametrize("train", [subwords.train_byte_bpe, subwords.train_wordpiece])
+def test_vocabulary_adapter_of_other_kinds(train, tasks):
+    import tensorflow as tf
+
+    from llm.data.vocabulary import TokenizerVocabulary
+
+    tokenizer = train(TEXTS, vocab_size=330)
+    vocabulary = TokenizerVocabulary(tokenizer)
+    text = "document 3 says 9."
+    ids = vocabulary.encode(text)
+    assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == ids == tokenizer.encode(text)
+    assert vocabulary.decode(ids) == vocabulary.decode_tf(tf.constant(ids)).numpy().decode() == text
+    assert vocabulary.vocab_size == tokenizer.vocab_size and vocabulary.unk_id == 3
+    assert vocabulary != TokenizerVocabulary(train(TEXTS[:9], vocab_size=330))
 
 
 def test_tensorflow_takes_no_accelerator(tasks):

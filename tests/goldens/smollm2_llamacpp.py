@@ -22,7 +22,18 @@ LENGTH = 512
 
 
 def open_model(path: str) -> llama_cpp.Llama:
-    return llama_cpp.Llama(path, n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, verbose=False)
+    """Open a model with keys and values in 32 bits; llama.cpp would round them to 16."""
+    wide = llama_cpp.GGML_TYPE_F32
+    return llama_cpp.Llama(
+        path,
+        n_ctx=LENGTH,
+        n_batch=LENGTH,
+        logits_all=True,
+        type_k=wide,
+        type_v=wide,
+        flash_attn=False,
+        verbose=False,
+    )
 
 
 def greedy(model: llama_cpp.Llama, ids: list[int], count: int) -> list[int]:
