@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors a user can act on, each with the exit code its kind ends a run with."""
 
+LONGEST = 1000  # characters of a problem
+
 
 class UserError(Exception):
     """State a problem and the next action; printed without a traceback.
@@ -13,6 +15,8 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, fix: str = ""):
+        if len(problem) > LONGEST:  # a hostile file may have put anything into it
+            problem = f"{problem[: LONGEST - 40]} … ({len(problem)} characters)"
         super().__init__(problem if not fix else f"{problem}\n{fix}")
         self.problem = problem
         self.fix = fix

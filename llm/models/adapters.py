@@ -94,6 +94,14 @@ class Adapter:
         Raises:
             ConfigError: a field is out of range.
         """
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            kinds = (int, float) if kind is float else kind
+            if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
+                raise ConfigError(
+                    f"model.adapter.{field.name}={value!r:.60} is not of type {kind.__name__}.",
+                    "Correct it where the config was read from.",
+                )
         for field, known in (("name", NAMES), ("base", BASES)):
             value = getattr(self, field)
             if value not in known:

@@ -49,10 +49,7 @@ def open_folder(folder: Any) -> Tensors:
     paths = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(files.read_json(index).get("weight_map", {}).values()))
-        if any(Path(name).name != name for name in names):
-            raise DataError(f"{index} points outside its folder.", "Download the model again.")
-        paths = [folder / name for name in names]
+        paths = [folder / name for name in _shards(index)]
     if not paths:
         old = sorted(path.name for path in folder.glob("*.bin"))
         found = f"; {old[0]} is a pickle, which is never loaded" if old else ""
@@ -83,6 +80,19 @@ def open_folder(folder: Any) -> Tensors:
         {name: shape for name, (_, _, shape, _) in entries.items()},
         lambda name: _read_array(*entries[name]),
     )
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the names of the files that an index lists."""
+    listed = files.read_json(index)
+    places = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
+        raise DataError(f"{index} has no weight_map of file names.", "Download the model again.")
+    names = sorted(set(places.values()))
+    for name in names:
+        if Path(name).name != name or "\0" in name:
+            raise DataError(f"{index} points outside its folder.", "Download the model again.")
+    return names
 
 
 _DTYPES = {

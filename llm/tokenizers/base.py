@@ -267,8 +267,15 @@ def restore(codec: Codec, meta: dict[str, Any], place: str) -> Tokenizer:
     """Return the tokenizer that `meta.json` describes.
 
     Raises:
-        DataError: the files beside it are not those it was written with.
+        DataError: a field is missing or wrong, or the files beside it are not those it was written
+            with.
     """
+    for key, fits in _FIELDS.items():
+        if key not in meta or not fits(meta[key]):
+            raise DataError(
+                f"{key} in {place}/meta.json is missing or not what it must be.",
+                "Restore the folder from a copy.",
+            )
     tokenizer = Tokenizer(
         codec,
         meta["special_tokens"],
@@ -284,6 +291,21 @@ def restore(codec: Codec, meta: dict[str, Any], place: str) -> Tokenizer:
             "Train the tokenizer again, or restore the folder from a copy.",
         )
     return tokenizer
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "special_tokens": lambda v: isinstance(v, dict) and all(map(_is_id, v.values())),
+    "pad_id": _is_id,
+    "bos_id": lambda v: v is None or _is_id(v),
+    "eos_id": _is_id,
+    "stop_ids": lambda v: isinstance(v, list) and all(map(_is_id, v)),
+    "chat_template": lambda v: isinstance(v, str),
+    "hash": lambda v: isinstance(v, str),
+}
 
 
 def storable(text: str) -> str:

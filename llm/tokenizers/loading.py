@@ -102,20 +102,29 @@ def _load_folder(folder: Any) -> base.Tokenizer:
 
 def _load_saved(folder: Any) -> base.Tokenizer:
     meta = files.read_json(folder / "meta.json")
-    kind = meta.get("kind")
-    if kind not in KINDS:
+    kind = meta.get("kind") if isinstance(meta, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(
             f"{folder / 'meta.json'} names the unknown tokenizer kind {kind!r}.",
             f"This version reads {', '.join(KINDS)}.",
         )
+    names = meta.get("files")
+    if not isinstance(names, list) or not all(map(_plain_name, names)):
+        raise DataError(
+            f"{folder / 'meta.json'} lists no files of its folder.", "Copy or train it again."
+        )
     try:
-        data = {name: (folder / name).read_bytes() for name in meta["files"]}
+        data = {name: (folder / name).read_bytes() for name in names}
         codec = KINDS[kind](data)
-    except (FileNotFoundError, KeyError) as error:
+    except (OSError, KeyError) as error:
         raise DataError(
             f"The tokenizer in {folder} is incomplete: {error}.", "Copy or train it again."
         ) from error
     return base.restore(codec, meta, str(folder))
+
+
+def _plain_name(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _load_model(place: Any) -> base.Tokenizer:
