@@ -51,7 +51,8 @@ class Ledger:
         self.restarts = int(last.get("perf/restarts", 0)) + 1
         self.lost_steps = int(last.get("perf/lost_steps", 0)) + max(int(last["step"]) - step, 0)
         self._before = _accounts(kept)
-        self._before["lost"] = float(last.get("time", 0.0)) - sum(self._before.values())
+        lost = float(last.get("time", 0.0)) - sum(self._before.values())
+        self._before["lost"] = lost if lost > 0.01 else 0.0  # the file's numbers are rounded
 
     def go_back(self, steps: int, kept: Mapping[str, Any]) -> None:
         """Count everything since the accounts of `kept`, and so many steps, as lost."""

@@ -72,6 +72,17 @@ def test_a_crash_and_a_roll_back_lose_what_came_after_the_checkpoint():
     adds_up(third)
 
 
+def test_a_clean_stop_loses_nothing():
+    clock, spent = Clock(), {}
+    first = Ledger(spent, clock(), clock)
+    first.restart(0, {}, {})
+    spend(clock, spent, compile=1 / 3, steps=1 / 7, data=1e-5)
+    last = {**line(4, first), "time": round(first.seconds(), 3)}
+    second = Ledger({}, clock(), clock)
+    second.restart(4, last, last)
+    assert second.accounts()["lost"] == 0 and second.restarts == 1 and second.lost_steps == 0
+
+
 def test_a_run_killed_before_its_first_save_lost_everything():
     clock = Clock()
     ledger = Ledger({}, clock(), clock)

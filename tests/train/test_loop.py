@@ -106,6 +106,14 @@ def test_bad_steps_in_a_row_count_wherever_they_lie(tmp_path):
     Run(tmp_path / "b", (fine + bad) * 3 + fine, log_every=6).run()
 
 
+def test_the_host_waits_for_numbers_only_where_it_logs_or_saves(tmp_path, monkeypatch):
+    asked = []
+    real = jax.device_get
+    monkeypatch.setattr("llm.train.loop.jax.device_get", lambda x: asked.append(len(x)) or real(x))
+    Run(tmp_path, [1.0] * 40, log_every=20, save_every=15).run()
+    assert asked == [1, 14, 5, 10, 10], "steps 1, 15 (saved), 20, 30 (saved), 40"
+
+
 def test_hooks_can_look_before_the_first_step(tmp_path):
     seen = []
     hook = Hook("look", lambda done, s: seen.append(done) or {}, 2)
