@@ -2,6 +2,10 @@
 """Few shapes, so few programs: round sizes up, and count what is traced."""
 
 import collections
+import contextlib
+from typing import Any
+
+from llm.core.sharding import batch_parts, use_layout
 
 _COMPILED: collections.Counter[str] = collections.Counter()
 
@@ -36,3 +40,13 @@ def count_program(name: str) -> None:
 def compiled() -> dict[str, int]:
     """Return how many programs of each name were traced in this process so far."""
     return dict(_COMPILED)
+
+
+def layout(mesh: Any) -> contextlib.AbstractContextManager[Any]:
+    """Put the mesh's layout in force, or do nothing without a mesh."""
+    return contextlib.nullcontext() if mesh is None else use_layout(mesh)
+
+
+def parts(mesh: Any) -> int:
+    """Return of what number the rows of a batch must be a multiple."""
+    return 1 if mesh is None else batch_parts(mesh)

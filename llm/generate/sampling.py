@@ -65,10 +65,10 @@ def _check(name: str, value: float, good: bool, wanted: str) -> None:
         raise ConfigError(f"{name}={value} is out of range.", f"Give {name} a value {wanted}.")
 
 
-def rows(settings: Sequence[Settings]) -> Rows:
-    """Stack the settings of B requests; N is the next power of two of the most biases, or 0."""
+def rows(settings: Sequence[Settings], biases: int = 0) -> Rows:
+    """Stack the settings of B requests; N is at least `biases`, else a power of two or 0."""
     widest = max((len(s.logit_bias) for s in settings), default=0)
-    width = 1 << (widest - 1).bit_length() if widest else 0
+    width = max(biases, 1 << (widest - 1).bit_length() if widest else 0)
     ids = np.full((len(settings), width), np.iinfo(np.int32).max, np.int32)
     bias = np.zeros((len(settings), width), np.float32)
     for row, one in enumerate(settings):

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm.errors import ConfigError
-from llm.generate.buckets import bucket, count_program, row_count
-from llm.generate.decode import layout, parts
+from llm.generate.buckets import bucket, count_program, layout, parts, row_count
 from llm.generate.sampling import token_logprob
 
 BATCH_TOKENS = 8192  # rows times length of one batch, padding included

@@ -15,14 +15,26 @@ import numpy as np
 
 from llm.errors import ConfigError
 from llm.generate import sampling
-from llm.generate.buckets import bucket, count_program, power_of_two, row_count
-from llm.generate.decode import Collector, Completion, Piece, Request, Step, layout, parts
+from llm.generate.buckets import (
+    bucket,
+    count_program,
+    layout,
+    parts,
+    power_of_two,
+    row_count,
+)
+from llm.generate.requests import Collector, Completion, Piece, Request
 from llm.models.cache import Cache, init_cache
 
 CHUNK = 16  # decode steps per visit of the host
 MAX_BATCH = 64
 _SMALLEST = 16
 _STOP_IDS = 4  # per row, at least
+
+Step = tuple[list[int], list[float]]  # a row's new tokens and their log-probabilities
+
+
+Chosen = tuple[list[int], list[float]]  # one row's new tokens and their log-probabilities
 
 
 class State(NamedTuple):
@@ -134,7 +146,7 @@ def check(request: Request, max_length: int) -> Request:
 
 def _steps(
     model: Any, params: Any, requests: Sequence[Request], start: int, mesh: Any
-) -> Iterator[tuple[list[Step], np.ndarray]]:
+) -> Iterator[tuple[list[Chosen], np.ndarray]]:
     """Yield the rows' new tokens chunk by chunk, with the array in which the host ends rows."""
     count = len(requests)
     padded = [*requests, *[Request((0,), 1)] * (row_count(count, parts(mesh)) - count)]
@@ -164,7 +176,7 @@ def _steps(
         steps = []
         for row in range(count):
             kept = (ids[row] >= 0) & alive[row]
-            steps.append(Step(ids[row][kept].tolist(), values[row][kept].tolist(), left[row] <= 0))
+            steps.append((ids[row][kept].tolist(), values[row][kept].tolist()))
         alive &= left > 0
         yield steps, alive
 
@@ -183,7 +195,7 @@ def _start(tokenizer: Any) -> int:
 def complete(
     model: Any, params: Any, tokenizer: Any, requests: Sequence[Request], mesh: Any = None
 ) -> list[Completion]:
-    """Answer any number of requests, in their order; see `llm.generate.decode.complete`.
+    """Answer any number of requests, in their order; see `llm.generate.engine.Engine.complete`.
 
     Raises:
         ConfigError: see `check`.
@@ -196,7 +208,7 @@ def complete(
         collected = [Collector(request, tokenizer) for request in group]
         for steps, alive in _steps(model, params, group, _start(tokenizer), mesh):
             for row, step in enumerate(steps):
-                if not collected[row].reason and collected[row].add(step).reason:
+                if not collected[row].reason and collected[row].add(*step).reason:
                     alive[row] = False
         done += [one.completion() for one in collected]
     return done
@@ -209,6 +221,6 @@ def stream(
     check(request, model.config.max_length)
     collector = Collector(request, tokenizer)
     for steps, _ in _steps(model, params, [request], _start(tokenizer), mesh):
-        yield collector.add(steps[0])
+        yield collector.add(*steps[0])
         if collector.reason:
             return

@@ -69,14 +69,20 @@ def visible(r: Request) -> Array:  # -> [B, T, S] bool
 
 def _logits(q: Array, k: Array, r: Request) -> Array:  # -> [B, K, G, T, S] float32, masked
     B, T, N, H = q.shape
-    K, S = k.shape[2], k.shape[1]
+    K = k.shape[2]
     grouped = q.reshape(B, T, K, N // K, H)
     logits = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
+    return adjusted(logits, r)
+
+
+def adjusted(logits: Array, r: Request) -> Array:
+    """Scale, cap, bias and mask the products [B, K, G, T, S] of queries and keys."""
+    K, G, T, S = logits.shape[1:]
     logits = logits * r.scale
     if r.softcap:
         logits = r.softcap * jnp.tanh(logits / r.softcap)
     if r.bias is not None:
-        logits = logits + r.bias(r.q_positions, r.k_positions).reshape(-1, K, N // K, T, S)
+        logits = logits + r.bias(r.q_positions, r.k_positions).reshape(-1, K, G, T, S)
     return jnp.where(visible(r)[:, None, None], logits, MASKED)
 
 
@@ -143,17 +149,24 @@ class Running(NamedTuple):
 
 def absorb(state: Running, q: Array, k: Array, v: Array, r: Request) -> Running:
     """Add keys and values [B, S, K, H] to the running softmax."""
-    logits = _logits(q, k, r)
+
+    def weigh(weights: Array) -> Array:
+        return jnp.einsum(
+            "BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+        )
+
+    return accumulate(state, _logits(q, k, r), weigh)
+
+
+def accumulate(state: Running, logits: Array, weigh: Callable[[Array], Array]) -> Running:
+    """Add masked logits [B, K, G, T, S]; `weigh` sums the values with weights of that shape."""
     top = jax.lax.stop_gradient(jnp.maximum(state.top, jnp.max(logits, axis=-1, keepdims=True)))
     weights = jnp.where(logits > MASKED / 2, jnp.exp(logits - top), 0.0)
     old = jnp.exp(state.top - top)
-    new = jnp.einsum(
-        "BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
     return Running(
         total=state.total * old + jnp.sum(weights, axis=-1, keepdims=True),
         top=top,
-        out=state.out * old + new,
+        out=state.out * old + weigh(weights),
     )
 
 

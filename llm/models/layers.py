@@ -112,7 +112,7 @@ class Dense(nn.Module):
             axes[-1] = None
         dtype = jnp.dtype(self.config.dtype)
         kernel = param(self, "kernel", init, self.sizes, axes)
-        y = jnp.einsum(self.equation, x.astype(dtype), kernel.astype(dtype))
+        y = _contract(inputs, x.astype(dtype), kernel.astype(dtype))
         if self.config.adapter.covers(*self.path):
             y = self._adapt(x.astype(dtype), y, kernel, axes, keys)
         if self.bias:
@@ -148,6 +148,14 @@ class Dense(nn.Module):
         made = create("lora_m", lambda *_: norm.astype(kernel.dtype), maps.kept)
         ratio = made.astype(jnp.float32) / jax.lax.stop_gradient(norm)
         return (y + update) * jnp.broadcast_to(ratio.astype(y.dtype), y.shape)
+
+
+def _contract(inputs: str, x: Array, kernel: Array) -> Array:
+    # Not einsum: that contracts in alphabetic order, and "NHD" would be transposed at every use.
+    left, right = inputs.split(",")
+    shared = [letter for letter in right if letter in left]
+    places = [left.index(c) for c in shared], [right.index(c) for c in shared]
+    return jax.lax.dot_general(x, kernel, (places, ((), ())))
 
 
 def _bias_axis(letter: str) -> str | None:

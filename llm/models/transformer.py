@@ -321,7 +321,7 @@ class Transformer(nn.Module):
         c = self.config
         context, written = _place(c, tokens, segments, positions, cache)
         context = context._replace(prefix=prefix, keys=dropout_keys)
-        if c.architecture == "encoder_decoder":
+        if c.architecture == "encoder_decoder" and not isinstance(written, PagedCache):
             if encoded is None and self.is_initializing() and encoder_tokens is None:
                 encoder_tokens = tokens
             if encoded is None and encoder_tokens is not None:

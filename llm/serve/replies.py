@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm.generate.decode import Piece
+from llm.generate.requests import Piece
 
 
 class Reply(NamedTuple):

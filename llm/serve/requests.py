@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from llm.errors import UserError
-from llm.generate.decode import Piece, Request
+from llm.generate.requests import Piece, Request
 from llm.generate.sampling import Settings as Sampling
 from llm.generate.sampling import bias_of
 from llm.serve import errors, replies

@@ -12,8 +12,6 @@ import uvicorn
 from llm import files
 from llm.core import config as configs
 from llm.errors import ConfigError, StorageError
-from llm.generate import decode
-from llm.generate.decode import Request
 from llm.generate.language_model import LanguageModel, load
 from llm.generate.stored import keep_integers
 from llm.serve import settings as server_settings
@@ -42,7 +40,7 @@ def run(config: Any, workdir: str) -> None:
             f"{config.model} has no tokenizer.", "Put its tokenizer/ folder beside the model."
         )
     app = create_app(lm, settings)
-    warm_up(lm, settings.max_tokens)
+    app.state.service.worker.warm_up()
     serve(app, settings, workdir)
 
 
@@ -58,21 +56,6 @@ def open_model(source: str, dtype: str, weights: str) -> LanguageModel:
     configs.choose(weights, dict.fromkeys(choices), "config.weights")
     lm = load(source, dtype=dtype)
     return keep_integers(lm, source) if weights == "integers" else lm
-
-
-def warm_up(lm: LanguageModel, max_tokens: int) -> None:
-    """Compile the programs of a short chat, so that the first client does not wait for them.
-
-    Prompts and answers of other sizes compile theirs when they first come.
-    """
-    prompt = lm.encode_prompt("")
-    if lm.tokenizer.chat_template:
-        prompt = lm.encode_prompt([{"role": "user", "content": "Hello, how are you?"}])
-    room = lm.config.max_length - len(prompt)
-    request = Request(prompt, max(1, min(max_tokens, room)), stop_ids=lm.tokenizer.stop_ids)
-    pieces = decode.stream(lm.model, lm.params, lm.tokenizer, request, lm.mesh)
-    for _, _ in zip(range(2), pieces, strict=False):
-        continue
 
 
 class Server(uvicorn.Server):

@@ -5,11 +5,14 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 
 import llm
 from llm.errors import ConfigError
-from llm.generate import seq2seq
-from llm.generate.decode import Request
+from llm.generate import loading, seq2seq
+from llm.generate.requests import Request
 from llm.generate.sampling import Settings
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -84,3 +87,14 @@ def test_stream_yields_what_complete_returns(t5):
 def test_what_cannot_be_served_is_refused(t5, tokens, most, words):
     with pytest.raises(ConfigError, match=words):
         seq2seq.complete(t5.model, t5.params, None, [Request(tuple(tokens), most)])
+
+
+def test_a_tokenizer_says_what_it_puts_around_a_text(tmp_path):
+    """T5's ends what the encoder reads; Llama's starts it; BERT's does both."""
+    for start, end in ((False, True), (True, False), (True, True), (False, False)):
+        model = tokenizers.Tokenizer(WordLevel({"a": 0, "<s>": 1, "</s>": 2}, unk_token="a"))
+        parts = [*(["<s>"] if start else []), "$A", *(["</s>"] if end else [])]
+        special = [("<s>", 1), ("</s>", 2)]
+        model.post_processor = TemplateProcessing(single=" ".join(parts), special_tokens=special)
+        model.save(str(tmp_path / "tokenizer.json"))
+        assert loading.adds_tokens(tmp_path) == (start, end)

@@ -13,9 +13,10 @@ import pytest
 import uvicorn
 
 from llm.core.sharding import unbox
-from llm.generate.decode import Step
+from llm.generate.engine import Engine, Options
 from llm.generate.language_model import LanguageModel
 from llm.generate.loading import parameter_shapes
+from llm.generate.programs import Chosen
 from llm.models.config import TransformerConfig
 from llm.models.transformer import Transformer
 from llm.serve.api import create_app
@@ -25,30 +26,34 @@ from llm.serve.worker import Worker
 from llm.tokenizers.loading import load as load_tokenizer
 
 
-class ScriptedBatch:
-    """Rows that spell a given text, one token a step, at a given pace, and never end by themselves
-    before their limit.
-    """
+class Script:
+    """A device whose rows spell a given text, one token a step, at a given pace."""
 
-    def __init__(self, requests, text_ids, pace, log):
-        self.requests, self.text_ids, self.pace, self.log = requests, text_ids, pace, log
-        self.given = [0] * len(requests)
-        self.ended = set()
+    def __init__(self, text_ids, pace, log):
+        self.text_ids, self.pace, self.log = text_ids, pace, log
+        self.given = {}  # first page -> (position, tokens given)
 
-    def end(self, row):
-        self.ended.add(row)
+    def clear(self):
+        pass
 
-    def steps(self, n):
+    def grow(self, pages):
+        pass
+
+    def read(self, tokens, start, real, table):
+        pass
+
+    def decode(self, rows, steps):
         if self.pace:
             time.sleep(self.pace)
-        self.log.append(len(self.requests) - len(self.ended))
-        made = []
-        for row, request in enumerate(self.requests):
-            token = self.text_ids[self.given[row] % len(self.text_ids)]
-            self.given[row] += 1
-            tokens = [] if row in self.ended else [token]
-            made.append(Step(tokens, [-0.5] * len(tokens), self.given[row] >= request.max_tokens))
-        return made
+        self.log.append(int((rows.left > 0).sum()))
+        tokens = np.zeros((len(rows.token), 1), np.int32)
+        for row in np.flatnonzero(rows.left > 0):
+            page, position = int(rows.table[row, 0]), int(rows.position[row])
+            before, count = self.given.get(page, (-1, 0))
+            count = count if before == position else 0
+            tokens[row] = self.text_ids[count % len(self.text_ids)]
+            self.given[page] = position + 1, count + 1
+        return Chosen(tokens, np.full(tokens.shape, -0.5), (rows.left > 0).astype(np.int32), 1)
 
 
 @contextlib.contextmanager
@@ -115,9 +120,14 @@ def scripted(lm, tmp_path):
     def make(text="abcdefgh", pace=0.0, **options):
         log = []
         ids = lm.tokenizer.encode(text)
-        worker = Worker(
-            lm, options.get("max_queue", 32), lambda rs: ScriptedBatch(rs, ids, pace, log)
+        engine = Engine(
+            lm.model,
+            lm.params,
+            lm.tokenizer,
+            options=Options(queue=options.get("max_queue", 32)),
+            device=Script(ids, pace, log),
         )
+        worker = Worker(lm, engine=engine)
         with serving(lm, worker, tmp_path, **options) as running:
             running.log = log
             yield running
