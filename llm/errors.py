@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors a user can act on, each with the exit code its kind ends a run with."""
 
+from collections.abc import Iterable
+
 LONGEST = 1000  # characters of a problem
 
 
@@ -56,3 +58,23 @@ class Preempted(UserError):
     """The run was told to stop, saved its state, and can be resumed."""
 
     exit_code = 75
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest known name, or ""."""
+    import difflib
+
+    close = difflib.get_close_matches(str(name)[:LONGEST], list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> ConfigError:
+    """Return the error for a name that is not one of the known ones.
+
+    Args:
+        kind: what the name stands for, such as "filter" or "model.activation".
+    """
+    names = list(known)
+    return ConfigError(
+        f"Unknown {kind} {name!r}.{nearest(name, names)}", f"Known: {', '.join(names)}."
+    )

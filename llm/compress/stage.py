@@ -14,7 +14,7 @@ from llm.compress.names import KEPT, QUANTIZED
 from llm.core import checkpoint
 from llm.core import config as configs
 from llm.core.trees import count
-from llm.errors import ConfigError
+from llm.errors import ConfigError, nearest
 from llm.generate.language_model import LanguageModel, load
 from llm.generate.loading import cast
 
@@ -96,7 +96,7 @@ def check(config: Any) -> dict[str, dict[str, Any]]:
         known = dict.fromkeys((*CASTS, *quantize.METHODS))
         configs.choose(str(section.method), known, f"method of config.variants.{name}:")
     if config.keep not in variants:
-        hint = configs.nearest(config.keep, list(variants))
+        hint = nearest(config.keep, list(variants))
         raise ConfigError(
             f"config.keep={config.keep!r} is no variant.{hint}",
             f"Variants: {', '.join(variants)}.",

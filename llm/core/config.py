@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from llm.core.redact import redact_tree
-from llm.errors import ConfigError
+from llm.errors import ConfigError, nearest, unknown
 
 _SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _TRUE = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -34,12 +34,6 @@ class Invocation(NamedTuple):
     options: dict[str, str]
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest known word, or ""."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
 def choose(name: str, table: Mapping[str, Any], what: str) -> Any:
     """Look a name up in a visible table.
 
@@ -47,10 +41,7 @@ def choose(name: str, table: Mapping[str, Any], what: str) -> Any:
         ConfigError: the name is not there; names the nearest and all of them.
     """
     if name not in table:
-        raise ConfigError(
-            f"Unknown {what} {name!r}.{nearest(name, list(table))}",
-            f"Known: {', '.join(sorted(table))}.",
-        )
+        raise unknown(what, name, sorted(table))
     return table[name]
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from llm.corpus import c4, fineweb, gopher
 from llm.corpus.documents import BatchFunction, Document, Drop
-from llm.errors import ConfigError
-from llm.text.suggest import did_you_mean
+from llm.errors import unknown
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "length": fineweb.length,
@@ -84,14 +83,14 @@ def build(names: Iterable[str], **sections: Mapping[str, Any]) -> list[tuple[str
     names = list(names)
     for name in [*names, *sections]:
         if name not in FILTERS:
-            raise ConfigError(*did_you_mean("Filter", name, FILTERS))
+            raise unknown("filter", name, FILTERS)
     chain: list[tuple[str, BatchFunction]] = []
     for name in names:
         options = {**VARIANTS.get(name, {}), **sections.get(name, {})}
         known = list(inspect.signature(FILTERS[name]).parameters)[1:]
         for key in options:
             if key not in known:
-                raise ConfigError(*did_you_mean(f"Option of filter {name}", key, known))
+                raise unknown(f"option of filter {name}", key, known)
         chain.append((name, functools.partial(FILTERS[name], **options)))
     return chain
 

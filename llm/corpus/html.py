@@ -20,8 +20,7 @@ from typing import Any
 from llm.corpus import furniture
 from llm.corpus.encoding import decode
 from llm.corpus.plain import plain_text
-from llm.errors import ConfigError
-from llm.text.suggest import did_you_mean
+from llm.errors import ConfigError, unknown
 
 MODES = ("quality", "fast", "plain")
 NEEDS = {"quality": ("trafilatura", "resiliparse"), "fast": ("resiliparse",), "plain": ()}
@@ -62,7 +61,7 @@ def extract_text(html: str | bytes, mode: str = "quality", *, time_limit: float 
         ConfigError: the mode is not known, or its library is not installed.
     """
     if mode not in MODES:
-        raise ConfigError(*did_you_mean("Extraction mode", mode, MODES))
+        raise unknown("extraction mode", mode, MODES)
     require(mode)
     page = (html if isinstance(html, str) else decode(html))[:LONGEST]
     page = page.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")

@@ -9,8 +9,7 @@ import random
 from typing import Any
 
 from llm.corpus.documents import Document
-from llm.errors import ConfigError
-from llm.text.suggest import did_you_mean
+from llm.errors import ConfigError, unknown
 
 KINDS = ("exact", "near", "email", "mojibake")
 EDIT_RATES = (0.005, 0.01, 0.03, 0.10)  # share of words replaced in near copies
@@ -31,7 +30,7 @@ def check(kinds: tuple[str, ...], rate: float) -> None:
     """Raise ConfigError for a kind that does not exist or a rate outside [0, 1]."""
     for kind in kinds:
         if kind not in KINDS:
-            raise ConfigError(*did_you_mean("Injected kind", kind, KINDS))
+            raise unknown("injected kind", kind, KINDS)
     if not 0 <= rate <= 1:
         raise ConfigError(f"inject.rate is {rate}.", "Choose a share between 0 and 1.")
 

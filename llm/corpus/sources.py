@@ -7,9 +7,8 @@ from typing import NamedTuple
 from llm import files
 from llm.corpus import pydocs, tfds, web
 from llm.corpus.documents import Document, Plan, Shard
-from llm.errors import ConfigError, DataError
+from llm.errors import ConfigError, DataError, unknown
 from llm.text import records
-from llm.text.suggest import did_you_mean
 
 
 class Source(NamedTuple):
@@ -38,10 +37,10 @@ def plan_pydocs(
     known = [pydocs.STDLIB, *pydocs.PACKAGES]
     for name in packages:
         if name not in known:
-            raise ConfigError(*did_you_mean("pydocs package", name, known))
+            raise unknown("pydocs package", name, known)
     for kind in kinds:
         if kind not in pydocs.KINDS:
-            raise ConfigError(*did_you_mean("pydocs kind", kind, pydocs.KINDS))
+            raise unknown("pydocs kind", kind, pydocs.KINDS)
     entries, missing = pydocs.list_files(list(packages) or known, list(kinds))
     if not entries:
         raise DataError(
@@ -141,5 +140,5 @@ def get(name: str) -> Source:
         ConfigError: it is not in `SOURCES`.
     """
     if name not in SOURCES:
-        raise ConfigError(*did_you_mean("Source", name, SOURCES))
+        raise unknown("source", name, SOURCES)
     return SOURCES[name]

@@ -22,9 +22,8 @@ from llm.corpus import (
     sources,
     summary,
 )
-from llm.errors import ConfigError, DataError
+from llm.errors import ConfigError, DataError, unknown
 from llm.text import normalize, pii
-from llm.text.suggest import did_you_mean
 
 VERSION = 1  # part of every fingerprint: raise it when the cleaning's code changes its results
 NEAR = ("off", "group", "drop")
@@ -91,7 +90,7 @@ def resolve(config: Any) -> dict[str, Any]:
     given = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     for name in given:
         if name not in SECTIONS:
-            raise ConfigError(*did_you_mean("Corpus config section", name, SECTIONS))
+            raise unknown("corpus config section", name, SECTIONS)
     settings: dict[str, Any] = {"seed": int(given.get("seed", 0))}
     for name, builder in SECTIONS.items():
         if name != "seed":
@@ -118,9 +117,9 @@ def _dedup(
     n_gram: int = 5,
 ) -> dict[str, Any]:
     if near not in NEAR:
-        raise ConfigError(*did_you_mean("dedup.near", near, NEAR))
+        raise unknown("dedup.near", near, NEAR)
     if keep not in KEEP:
-        raise ConfigError(*did_you_mean("dedup.keep", keep, KEEP))
+        raise unknown("dedup.keep", keep, KEEP)
     if not 0 < threshold <= 1 or min(bands, rows, n_gram) < 1:
         raise ConfigError(
             f"dedup has threshold={threshold}, bands={bands}, rows={rows}, n_gram={n_gram}.",
@@ -180,7 +179,7 @@ def _bind(section: str, builder: Callable[..., Any], options: Mapping[str, Any])
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in options:
         if key not in parameters and not open_ended:
-            raise ConfigError(*did_you_mean(f"Option {section}.{key}: option", key, parameters))
+            raise unknown(f"option of {section}.{key}", key, parameters)
     if section == "source" and builder is not _source:
         defaults = {p.name: p.default for p in parameters.values()}
         return {**defaults, **options}

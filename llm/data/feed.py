@@ -18,8 +18,7 @@ import numpy as np
 from llm import files
 from llm.data import permutation
 from llm.data.rows import Batch, RowDataset
-from llm.errors import ConfigError, DataError
-from llm.text.suggest import did_you_mean
+from llm.errors import ConfigError, DataError, unknown
 
 _SCALE = 1 << 32  # mixture weights are integers that sum to this: all counts are exact
 _BLOCK = 1 << 10  # smallest block of draws in which a mixture is balanced
@@ -267,7 +266,7 @@ def _check_weights(
         return None
     for name, weight in weights.items():
         if name not in datasets:
-            raise ConfigError(*did_you_mean("The dataset of data.mixture", name, datasets))
+            raise unknown("dataset of data.mixture", name, datasets)
         if not np.isfinite(weight) or weight < 0:
             raise ConfigError(f"data.mixture.{name} is {weight}.", "Use a weight of 0 or more.")
     missing = [name for name in datasets if name not in weights]

@@ -13,9 +13,8 @@ from typing import Any
 
 from llm import files
 from llm.data import examples, packing, rows
-from llm.errors import ConfigError, DataError
+from llm.errors import ConfigError, DataError, unknown
 from llm.text import records
-from llm.text.suggest import did_you_mean
 from llm.tokenizers.base import Tokenizer
 
 TOO_LONG = ("drop", "truncate")
@@ -312,4 +311,4 @@ def _read_text(place: Any) -> str:
 
 def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ConfigError(*did_you_mean(f"data.{name}", value, known))
+        raise unknown(f"data.{name}", value, known)

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from llm import files
-from llm.core.config import nearest
 from llm.core.redact import redact
-from llm.errors import ConfigError, DataError, UserError
+from llm.errors import ConfigError, DataError, UserError, nearest
 
 EXAMPLE = "python scripts/generate.py --model=runs/pretrain_tiny --prompt='Return the'"
 

@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llm.errors import ConfigError
-from llm.text.suggest import did_you_mean
+from llm.errors import ConfigError, unknown
 
 NAMES = ("none", "lora", "dora", "prefix", "prompt")
 BASES = ("full", "int8", "int4")
@@ -105,7 +104,7 @@ class Adapter:
         for field, known in (("name", NAMES), ("base", BASES)):
             value = getattr(self, field)
             if value not in known:
-                raise ConfigError(*did_you_mean(f"model.adapter.{field}", value, known))
+                raise unknown(f"model.adapter.{field}", value, known)
         if self.rank < 1 or self.length < 1 or self.block < 0:
             raise ConfigError(
                 f"model.adapter has rank={self.rank}, length={self.length}, block={self.block}.",
@@ -135,7 +134,7 @@ def from_dict(fields: Mapping[str, Any]) -> Adapter:
     known = [field.name for field in dataclasses.fields(Adapter)]
     for key in fields:
         if key not in known:
-            raise ConfigError(*did_you_mean("model.adapter field", key, known))
+            raise unknown("model.adapter field", key, known)
     return Adapter(**{key: fields[key] for key in fields})
 
 

@@ -2,12 +2,11 @@
 """The one configuration class of every transformer: decoder, encoder, encoder-decoder. No JAX."""
 
 import dataclasses
-import difflib
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm.errors import ConfigError
+from llm.errors import ConfigError, unknown
 from llm.models import adapters
 
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
@@ -227,14 +226,6 @@ _RANGES: dict[str, tuple[float, float | None]] = {
 }
 
 
-def unknown(kind: str, value: Any, known: Sequence[str]) -> ConfigError:
-    """Make the error for a name that is not one of the known ones, with the nearest guess."""
-    close = difflib.get_close_matches(str(value), list(known), n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return ConfigError(f"Unknown {kind} {value!r}.", f"{hint}Choose from: {', '.join(known)}.")
-
-
-# What a field of this type accepts; booleans are no numbers.
 _KINDS: dict[Any, tuple[type, ...]] = {
     bool: (bool,),
     int: (numbers.Integral,),

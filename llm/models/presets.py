@@ -7,7 +7,8 @@ against the published ones in the tests.
 
 from typing import Any
 
-from llm.models.config import TransformerConfig, from_dict, unknown
+from llm.errors import unknown
+from llm.models.config import TransformerConfig, from_dict
 
 Fields = dict[str, Any]
 

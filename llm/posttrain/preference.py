@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from llm.core import trees
-from llm.errors import ConfigError
+from llm.errors import ConfigError, unknown
 from llm.models import tuning
-from llm.text.suggest import did_you_mean
 from llm.train import losses
 from llm.train.objective import Batch, Objective, model_inputs, nothing
 
@@ -130,7 +129,7 @@ def _reference(model: Any, kind: str) -> Callable[[Any, Any], tuple[Any, Any]]:
         ConfigError: another kind, or "base" without adapters.
     """
     if kind not in REFERENCES:
-        raise ConfigError(*did_you_mean("objective.reference", kind, REFERENCES))
+        raise unknown("objective.reference", kind, REFERENCES)
     if kind == "base" and model.config.adapter.name == "none":
         raise ConfigError(
             "objective.reference='base' is the model without its adapters, but it has none.",

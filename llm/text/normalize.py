@@ -6,8 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from llm.errors import ConfigError
-from llm.text.suggest import did_you_mean
+from llm.errors import unknown
 
 FORMS: dict[str, Callable[[str], str]] = {
     "NFC": lambda text: unicodedata.normalize("NFC", text),
@@ -61,10 +60,10 @@ def options(**fields: Any) -> Options:
     """
     for name in fields:
         if name not in Options._fields:
-            raise ConfigError(*did_you_mean("Normalisation option", name, Options._fields))
+            raise unknown("normalisation option", name, Options._fields)
     built = Options(**fields)
     if built.form and built.form not in FORMS:
-        raise ConfigError(*did_you_mean("Unicode form", built.form, FORMS))
+        raise unknown("Unicode form", built.form, FORMS)
     return built
 
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from llm.errors import ConfigError
+from llm.errors import ConfigError, unknown
 from llm.text import identifiers
 from llm.text.identifiers import Span
-from llm.text.suggest import did_you_mean
 
 LOCAL_MAX, DOMAIN_MAX = 64, 253  # RFC 5321 limits; they also bound the work per "@"
 LOCAL = re.compile(r"[\w.%+'-]{1,64}\Z")
@@ -158,11 +157,11 @@ def check(types: tuple[str, ...], style: str = "label") -> None:
     """Raise ConfigError for a type or style that does not exist."""
     for name in types:
         if name not in DETECTORS:
-            raise ConfigError(*did_you_mean("Personal-data type", name, DETECTORS))
+            raise unknown("personal-data type", name, DETECTORS)
         if name not in available():
             raise ConfigError(
                 f"Personal data of type {name} needs the package {DETECTORS[name].needs}.",
                 f'Run: pip install "jax-llm[corpus]", or leave {name} out.',
             )
     if style not in STYLES:
-        raise ConfigError(*did_you_mean("Redaction style", style, STYLES))
+        raise unknown("redaction style", style, STYLES)

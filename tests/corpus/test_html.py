@@ -41,7 +41,7 @@ def test_the_article_and_only_the_article(mode):
 
 def test_quality_is_the_default_and_modes_are_checked():
     assert html.extract_text(page()) == html.extract_text(page(), "quality")
-    with pytest.raises(ConfigError, match='Did you mean "quality"'):
+    with pytest.raises(ConfigError, match="Did you mean 'quality'"):
         html.extract_text("x", "qualty")
 
 

@@ -138,9 +138,9 @@ def test_plan_is_the_same_every_time_and_names_what_is_missing(monkeypatch):
     assert len({d["id"] for d in read}) == len(read) > 100
     kinds = {d["meta"]["kind"] for d in read}
     assert kinds == {"docstring", "licence", "metadata"}
-    with pytest.raises(ConfigError, match='Did you mean "absl"'):
+    with pytest.raises(ConfigError, match="Did you mean 'absl'"):
         sources.plan_pydocs(packages=("abls",))
-    with pytest.raises(ConfigError, match='Did you mean "docstring"'):
+    with pytest.raises(ConfigError, match="Did you mean 'docstring'"):
         sources.plan_pydocs(kinds=("docstrings",))
 
 

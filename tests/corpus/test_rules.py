@@ -168,9 +168,9 @@ def test_defaults_are_the_published_constants():
 
 
 def test_unknown_names_are_refused_with_a_hint():
-    with pytest.raises(ConfigError, match='Did you mean "gopher_quality"'):
+    with pytest.raises(ConfigError, match="Did you mean 'gopher_quality'"):
         filters.build(["gopher_qualty"])
-    with pytest.raises(ConfigError, match='Did you mean "min_words"'):
+    with pytest.raises(ConfigError, match="Did you mean 'min_words'"):
         filters.build(["gopher_quality"], gopher_quality={"min_word": 3})
     for preset in (filters.WEB, filters.DOCUMENTATION):
         assert len(filters.build(**preset)) == len(preset["names"])

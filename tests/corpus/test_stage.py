@@ -260,17 +260,17 @@ def test_what_cannot_work_is_refused(tmp_path):
         with pytest.raises(error, match=words):
             stage.run(bad, str(tmp_path / "x"), quiet())
 
-    refused(lambda c: c.source.update(name="pydoc"), ConfigError, 'Did you mean "pydocs"')
-    refused(lambda c: c.filters.update(names=("fine_web",)), ConfigError, 'Did you mean "fineweb"')
-    refused(lambda c: c.dedup.update(near="dorp"), ConfigError, 'Did you mean "drop"')
-    refused(lambda c: c.pii.update(types=("mail",)), ConfigError, 'Did you mean "email"')
-    refused(lambda c: c.inject.update(kinds=("exakt",)), ConfigError, 'Did you mean "exact"')
+    refused(lambda c: c.source.update(name="pydoc"), ConfigError, "Did you mean 'pydocs'")
+    refused(lambda c: c.filters.update(names=("fine_web",)), ConfigError, "Did you mean 'fineweb'")
+    refused(lambda c: c.dedup.update(near="dorp"), ConfigError, "Did you mean 'drop'")
+    refused(lambda c: c.pii.update(types=("mail",)), ConfigError, "Did you mean 'email'")
+    refused(lambda c: c.inject.update(kinds=("exakt",)), ConfigError, "Did you mean 'exact'")
     refused(lambda c: c.split.update(validation=1.5), ConfigError, "split.validation")
     refused(lambda c: c.engine.update(workers=0), ConfigError, "workers")
     refused(lambda c: c.filters.length.update(min_words=10**9), DataError, "dropped every")
-    with pytest.raises(ConfigError, match='Did you mean "dedup"'):
+    with pytest.raises(ConfigError, match="Did you mean 'dedup'"):
         stage.run({"dedupe": {}}, str(tmp_path / "x"), quiet())
-    with pytest.raises(ConfigError, match='Did you mean "max_documents"'):
+    with pytest.raises(ConfigError, match="Did you mean 'max_documents'"):
         stage.run({"source": {"max_document": 1}}, str(tmp_path / "x"), quiet())
     with pytest.raises(ConfigError, match="local folder"):
         stage.run(config(), "gs://bucket/x", quiet())

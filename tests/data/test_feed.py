@@ -152,7 +152,7 @@ def test_wrong_mixtures_are_refused(datasets):
     def make(weights, **more):
         return feed.Feed(datasets, weights, **{"seed": 0, "batch_size": 8, **more})
 
-    with pytest.raises(ConfigError, match="not known"):
+    with pytest.raises(ConfigError, match="Unknown dataset"):
         make({"a": 1, "b": 1, "d": 1})
     with pytest.raises(ConfigError, match="no weight for c"):
         make({"a": 1, "b": 1})

@@ -36,9 +36,9 @@ def test_options():
     assert n.normalize("ﬁ", n.options(form="NFKC")) == "fi"
     assert n.normalize("É", n.options(lower=True)) == "é"
     assert n.normalize("a\nb\n\nc", n.options(unwrap=True)) == "a b\n\nc"
-    with pytest.raises(ConfigError, match='Did you mean "quotes"'):
+    with pytest.raises(ConfigError, match="Did you mean 'quotes'"):
         n.options(quote=True)
-    with pytest.raises(ConfigError, match='Did you mean "NFC"'):
+    with pytest.raises(ConfigError, match="Did you mean 'NFC'"):
         n.options(form="NFCC")
 
 

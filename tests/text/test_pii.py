@@ -62,7 +62,7 @@ def test_pseudonyms_are_consistent_and_keyed():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match='Did you mean "email"'):
+    with pytest.raises(ConfigError, match="Did you mean 'email'"):
         pii.redact("x", types=("emial",))
     with pytest.raises(ConfigError, match="style"):
         pii.redact("x", style="blot")
