@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from llm import files
 
@@ -39,8 +40,10 @@ class Lines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._limit and self._size() + len(text) > self._limit:
                 self.path.replace(self._older)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with self.path.open("ab+") as file:
+                if _is_torn(file):  # by a kill or a full disk: keep the new line apart
+                    text = "\n" + text
+                file.write(text.encode("utf-8", "replace"))
             return
         if self._text is None:
             self._text = self.read()
@@ -61,3 +64,11 @@ class Lines:
         """
         files.write_atomic(self.path, text)
         self._text = None
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Tell whether a file's last line was not finished."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read() != b"\n"
