@@ -9,17 +9,24 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llm.corpus import c4, fineweb, gopher
+from llm import files
+from llm.corpus import c4, fineweb, gopher, learned, origin, words
 from llm.corpus.documents import BatchFunction, Document, Drop
-from llm.errors import unknown
+from llm.errors import DataError, unknown
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "length": fineweb.length,
+    "url": origin.url,
+    "language": origin.language,
+    "licence": origin.licence,
+    "bad_words": words.bad_words,
     "gopher_repetition": gopher.repetition,
     "gopher_quality": gopher.quality,
     "c4_tfds": c4.c4,
     "c4_paper": c4.c4,
     "fineweb": fineweb.fineweb,
+    "perplexity": learned.perplexity,
+    "quality_model": learned.quality_model,
 }
 # What a named filter sets differently from its function's defaults.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -93,6 +100,25 @@ def build(names: Iterable[str], **sections: Mapping[str, Any]) -> list[tuple[str
                 raise unknown(f"option of filter {name}", key, known)
         chain.append((name, functools.partial(FILTERS[name], **options)))
     return chain
+
+
+def hashes(names: Iterable[str], **sections: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of every file that the named filters read, for fingerprints.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        for key, value in sections.get(name, {}).items():
+            if (key == "model" or key.endswith("_file")) and value:
+                if not files.path(value).exists():
+                    raise DataError(
+                        f"The filter {name} needs {value}, which does not exist.",
+                        f"Set --config.filters.{name}.{key}=FILE.",
+                    )
+                found[f"{name}.{key}"] = files.hash_file(value)
+    return found
 
 
 def apply(

@@ -51,7 +51,8 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
     settings = resolve(config)
     root = _local(workdir)
     shards = _plan(settings)
-    config_hash = files.hash_json([VERSION, {**settings, "engine": _lasting(settings)}])
+    read = filters.hashes(**settings["filters"])
+    config_hash = files.hash_json([VERSION, {**settings, "engine": _lasting(settings)}, read])
     facts = {
         "source": settings["source"]["name"],
         "config_hash": config_hash,
@@ -234,6 +235,7 @@ def _clean(
     # What only later steps use must not make cleaned shards stale.
     shaping = {**plan, "dedup": {k: plan["dedup"][k] for k in ("bands", "rows", "n_gram")}}
     shaping["signed"] = plan["dedup"]["near"] != "off"
+    shaping["files"] = filters.hashes(**settings["filters"])
     tasks = [
         {
             "index": index,
