@@ -26,6 +26,7 @@ from llm.errors import ConfigError, PeerError
 HEARTBEAT = 60.0  # seconds; config.train.heartbeat
 _FAREWELL = 10  # seconds that a process with an error waits for the others to end too
 _NAMES = ("COORDINATOR_ADDRESS", "PROCESS_COUNT", "PROCESS_ID")
+_INDEX = ("PROCESS_ID", "SLURM_PROCID", "TPU_WORKER_ID", "OMPI_COMM_WORLD_RANK")
 _FIX = "Look at its log and host, then run the same command everywhere: it resumes."
 _SIGN = re.compile(
     r"gloo|nccl|coordination service|distributed service|heartbeat|connection (closed|reset)"
@@ -49,6 +50,7 @@ class Group(NamedTuple):
         heartbeat: seconds without a sign of life after which a process counts as lost.
         file: this process's stacks and its libraries' error output.
         begin: where in the file this run begins.
+        workdir: of the run.
     """
 
     process: int
@@ -56,6 +58,7 @@ class Group(NamedTuple):
     heartbeat: float
     file: IO[str]
     begin: int
+    workdir: str | os.PathLike
 
 
 class _Now:
@@ -70,16 +73,21 @@ def capture(workdir: str | os.PathLike) -> None:
 
     To be called before anything else writes or logs (`--distributed`).
     """
-    index = int(os.environ.get("PROCESS_ID") or os.environ.get("SLURM_PROCID") or 0)
+    terminal = os.dup(sys.stderr.fileno())
+    sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="replace")
+    given = [os.environ[name] for name in _INDEX if os.environ.get(name, "").isdigit()]
+    _record(workdir, int(given[0]) if given else 0)
+
+
+def _record(workdir: str | os.PathLike, index: int) -> None:
+    """Make the file of a process number the one that native output and stacks go to."""
     file = watchdog.open_file(workdir, index)
     file.write(f"process {index} on {socket.gethostname()}, pid {os.getpid()}\n")
     file.flush()
-    _Now.group = Group(index, 0, HEARTBEAT, file, file.tell())
-    terminal = os.dup(sys.stderr.fileno())
-    sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="replace")
     os.dup2(file.fileno(), 2)
     faulthandler.enable(file)
-    ctypes.CDLL(None).signal(signal.SIGABRT, _HANDLER)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)  # faulthandler has just taken it
+    _Now.group = Group(index, 0, HEARTBEAT, file, file.tell(), workdir)
 
 
 def join(heartbeat: float = HEARTBEAT) -> None:
@@ -110,10 +118,12 @@ def join(heartbeat: float = HEARTBEAT) -> None:
             f"The processes of this run did not find each other: {_first_line(error)}",
             "Check that each was started, and that COORDINATOR_ADDRESS can be reached from it.",
         ) from error
-    if _Now.group is not None:
-        _Now.group = _Now.group._replace(
-            process=jax.process_index(), processes=jax.process_count(), heartbeat=heartbeat
-        )
+    index, group = jax.process_index(), _Now.group
+    if group is not None:
+        if index != group.process:  # only known from here on
+            _record(group.workdir, index)
+            group = _Now.group or group
+        _Now.group = group._replace(processes=jax.process_count(), heartbeat=heartbeat)
 
 
 def _address(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -132,7 +142,7 @@ def _address(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _HANDLER(number: int) -> None:
+def _on_abort(number: int) -> None:
     """Answer an abort, on the thread that aborts: a lost peer is exit code 6.
 
     Anything else that aborts says so on the terminal and ends as aborts do.

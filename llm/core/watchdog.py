@@ -47,15 +47,20 @@ def at(phase: str, step: int) -> None:
 
 
 def open_file(workdir: str | os.PathLike, index: int = 0) -> IO[str]:
-    """Open this process's file of stacks for appending; on this host where the workdir is remote.
+    """Open this process's file of stacks for appending.
 
-    The system writes stacks without Python's help, so that it needs a real file.
+    It lies on this host where the workdir is remote or cannot be written: the system writes stacks
+    without Python's help, so that it needs a real file.
     """
+    name = f"process-{index}.txt"
     folder = files.path(workdir) / FOLDER
-    if not isinstance(folder, Path):
-        folder = Path(tempfile.mkdtemp(prefix="jax-llm-")) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / f"process-{index}.txt").open("a", encoding="utf-8")
+    if isinstance(folder, Path):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return (folder / name).open("a", encoding="utf-8")
+    folder = Path(tempfile.mkdtemp(prefix="jax-llm-")) / FOLDER
+    folder.mkdir()
+    return (folder / name).open("a", encoding="utf-8")
 
 
 def die(error: PeerError, file: IO[str]) -> None:

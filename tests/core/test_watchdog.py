@@ -57,10 +57,11 @@ def test_the_watch_ends_with_its_block(tmp_path):
     assert not (tmp_path / "stacks").exists()
 
 
-def test_a_remote_workdir_keeps_its_stacks_on_this_host():
-    file = watchdog.open_file("gs://bucket/run", 1)
-    file.close()
-    assert file.name.endswith("stacks/process-1.txt")
+def test_stacks_lie_on_this_host_where_the_workdir_is_no_place(tmp_path):
+    (tmp_path / "file").touch()
+    for workdir in ("gs://bucket/run", tmp_path / "file"):
+        with watchdog.open_file(workdir, 1) as file:
+            assert file.name.endswith("stacks/process-1.txt")
 
 
 # The forms of JAX 0.10.2, seen with processes killed and stopped.
@@ -94,7 +95,7 @@ def test_what_is_said_of_the_lost(tmp_path, process, processes, said, names):
     with watchdog.open_file(tmp_path, 2) as other:
         other.write("process 2 on host-b, pid 7\n")
     with watchdog.open_file(tmp_path, process) as file:
-        error = peers._loss(peers.Group(process, processes, 60, file, 0), said)
+        error = peers._loss(peers.Group(process, processes, 60, file, 0, tmp_path), said)
     assert isinstance(error, PeerError) and names in error.problem
 
 
