@@ -28,4 +28,7 @@ def get_config() -> ConfigDict:
             "max_error_rate": 0.05,
         }
     )
+    # In FineWeb's order: address, language, then the rules on the text.
+    config.filters.names = ("url", "language", *config.filters.names)
+    config.pii.types = ("email", "secret", "iban", "card", "ipv6", "ipv4", "ssn", "phone")
     return config

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llm import files
-from llm.corpus import c4, fineweb, gopher, learned, origin, words
+from llm.corpus import c4, decontaminate, fineweb, gopher, learned, origin, words
 from llm.corpus.documents import BatchFunction, Document, Drop
 from llm.errors import DataError, unknown
 
@@ -20,6 +20,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "language": origin.language,
     "licence": origin.licence,
     "bad_words": words.bad_words,
+    "decontaminate": decontaminate.decontaminate,
     "gopher_repetition": gopher.repetition,
     "gopher_quality": gopher.quality,
     "c4_tfds": c4.c4,
@@ -111,13 +112,18 @@ def hashes(names: Iterable[str], **sections: Mapping[str, Any]) -> dict[str, str
     found: dict[str, str] = {}
     for name in names:
         for key, value in sections.get(name, {}).items():
-            if (key == "model" or key.endswith("_file")) and value:
-                if not files.path(value).exists():
+            if not value or not (key == "model" or key.endswith(("_file", "_files"))):
+                continue
+            listed = {key: value}
+            if not isinstance(value, str):
+                listed = {f"{key}.{number}": file for number, file in enumerate(value)}
+            for place, file in listed.items():
+                if not files.path(file).exists():
                     raise DataError(
-                        f"The filter {name} needs {value}, which does not exist.",
-                        f"Set --config.filters.{name}.{key}=FILE.",
+                        f"The filter {name} needs {file}, which does not exist.",
+                        f"Set --config.filters.{name}.{key}.",
                     )
-                found[f"{name}.{key}"] = files.hash_file(value)
+                found[f"{name}.{place}"] = files.hash_file(file)
     return found
 
 

@@ -183,7 +183,11 @@ def models(tmp_path_factory):
     words = ["the harbour was quiet", "boats came home"]
     learned.save(learned.train_classifier(words, ["buy now"]), folder / "quality_model.npz")
     learned.save(learned.train_perplexity(words), folder / "perplexity.npz")
-    return {f.stem: {"model": str(f)} for f in folder.iterdir()}
+    (folder / "eval.jsonl").write_text('{"text": "a question of eight or more words in a row"}')
+    return {
+        "decontaminate": {"eval_file": str(folder / "eval.jsonl")},
+        **{f.stem: {"model": str(f)} for f in folder.glob("*.npz")},
+    }
 
 
 @pytest.mark.parametrize("unit", ["a", "a ", ".", "a.", "-", "\n", "# ", "'a", "[", "x\n\n", "{"])
