@@ -3,7 +3,8 @@
 
     python scripts/pretrain.py --config=configs/pretrain/tiny_mlm.py --workdir=runs/mlm
 
-Hardware: any CPU with two cores, about a minute. The unigram entropy of the text is near 3.2 nats.
+Hardware: any CPU with two cores, about a minute. Expect 2.2 nats per hidden byte on held-out text,
+whose unigram entropy is 3.3.
 Positions are rotary: a run this short does not learn BERT's table of absolute ones.
 """
 

@@ -3,7 +3,8 @@
 
     python scripts/pretrain.py --config=configs/pretrain/tiny_t5.py --workdir=runs/t5
 
-Hardware: any CPU with two cores, about a minute. The unigram entropy of the text is near 3.2 nats.
+Hardware: any CPU with two cores, about a minute. Expect 2.7 nats per token of the held-out targets
+(spans and their sentinels), whose unigram entropy is 3.5.
 """
 
 from ml_collections import ConfigDict
