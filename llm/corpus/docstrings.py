@@ -7,6 +7,8 @@ import re
 import warnings
 from collections.abc import Iterator
 
+LONGEST = 2000  # characters in which a summary is looked for
+
 
 def parse_source(text: str) -> ast.Module | None:
     """Parse Python source, or return None where it is not valid for this Python."""
@@ -32,7 +34,8 @@ def signature_of(node: ast.AST, name: str) -> str:
 
 def summary_of(docstring: str) -> str:
     """Return the first sentence of a docstring on one line, without markup."""
-    paragraphs = re.split(r"\n\s*\n", docstring.strip())
+    # Cut, so that the patterns below stay cheap on whatever a docstring holds.
+    paragraphs = re.split(r"\n\s*\n", docstring.strip()[:LONGEST])
     first = " ".join(paragraphs[0].split()) if paragraphs else ""
     # A first paragraph that only repeats the signature is followed by the real summary.
     if len(paragraphs) > 1 and re.fullmatch(r"[\w.]+\(.{0,400}\)(\s*->.{0,200})?", first):

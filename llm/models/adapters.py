@@ -131,6 +131,8 @@ def from_dict(fields: Mapping[str, Any]) -> Adapter:
     Raises:
         ConfigError: a key is unknown.
     """
+    if not isinstance(fields, Mapping):
+        raise ConfigError("model.adapter is no table of fields.", "Restore the config.json.")
     known = [field.name for field in dataclasses.fields(Adapter)]
     for key in fields:
         if key not in known:

@@ -384,6 +384,8 @@ def from_dict(fields: dict[str, Any]) -> TransformerConfig:
     Raises:
         ConfigError: a key is unknown or a value is out of range.
     """
+    if not isinstance(fields, Mapping):
+        raise ConfigError("The model section is no table of fields.", "Restore the config.json.")
     known = [field.name for field in dataclasses.fields(TransformerConfig)]
     for key in fields:
         if key not in known:

@@ -172,7 +172,8 @@ def chat_template(settings: dict[str, Any]) -> str:
     """Return the chat template; of several named ones the one called "default"."""
     template = settings.get("chat_template") or ""
     if isinstance(template, list):
-        named = {item.get("name"): item.get("template", "") for item in template}
+        items = [item for item in template if isinstance(item, dict)]
+        named = {str(item.get("name")): item.get("template", "") for item in items}
         template = named.get("default") or next(iter(named.values()), "")
     return str(template)
 
