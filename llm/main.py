@@ -26,6 +26,7 @@ OBJECTIVES = {
     "fim": "llm.train.objective:cross_entropy",
     "dpo": "llm.posttrain.preference:dpo",
     "ipo": "llm.posttrain.preference:ipo",
+    "classify": "llm.posttrain.classify:classify",
 }
 
 # config.data.source: (tokenizer, folder, **section) -> {"train": rows, "validation": rows}
@@ -38,6 +39,8 @@ DATA = {
     "preferences": "llm.posttrain.rows:preferences",
     "function_questions": "llm.posttrain.rows:function_questions",
     "function_preferences": "llm.posttrain.rows:function_preferences",
+    "labels": "llm.posttrain.labels:labels",
+    "document_labels": "llm.posttrain.labels:document_labels",
 }
 
 # config.data.corruption.name: (tokenizer, length, vocab_size, **section) -> transform of rows
@@ -208,6 +211,24 @@ def model_config(section: Mapping[str, Any], tokenizer: Any, inherited: Mapping 
     return TransformerConfig(**fields).validate()
 
 
+def with_classes(shape: Any, splits: Mapping[str, Any]) -> Any:
+    """Give a classification head the classes of the data, where the config names none.
+
+    Raises:
+        ConfigError: the data has no classes, or others than the model.
+    """
+    if not shape.classifies:
+        return shape
+    found = [rows.manifest.get("labels", []) for rows in splits.values()]
+    labels = next((names for names in found if names), [])
+    if shape.n_classes in (0, len(labels)) and labels:
+        return dataclasses.replace(shape, n_classes=len(labels), labels=tuple(labels)).validate()
+    raise ConfigError(
+        f"config.model.n_classes={shape.n_classes}, and the held-out rows name {len(labels)}.",
+        "Use config.data.source='labels' with some validation, and config.model.n_classes=0.",
+    )
+
+
 def train(config: Any, workdir: str) -> Any:
     """Train a model: any objective on any data, from scratch or from another run."""
     check_training(config)
@@ -231,6 +252,9 @@ def train(config: Any, workdir: str) -> Any:
                 f"config.data.length={length} is beyond the model's {shape.max_length} positions.",
                 f"Set config.data.length={shape.max_length} or less.",
             )
+        with _first_alone():
+            feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
+        shape = with_classes(shape, splits)
         resolved = configs.to_dict(config)
         resolved["model"] = dataclasses.asdict(shape)
         if first:
@@ -238,8 +262,6 @@ def train(config: Any, workdir: str) -> Any:
             files.write_json(root / "config.json", resolved)
             files.write_json(root / "environment.json", profile.environment())
             tokens.save(str(root / "tokenizer"))
-        with _first_alone():
-            feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
         model = Transformer(shape)
         objective = configs.resolve_builder(OBJECTIVES[config.objective.name])
         section = configs.bind(objective, config.objective, "objective", given=("model",))

@@ -3,14 +3,15 @@
 
 A row says: our leaf, their tensor, how their dimensions are laid out, ours. Letters as everywhere
 (D model, N heads, K kv-heads, H head, F hidden, V vocabulary, E experts), and X expert hidden,
-Z hidden of the shared experts together, U one, P position rows, R relative buckets, Y token types,
-C another D. `(N H)` is one flattened dimension, `{A|B|C}` a concatenation of which `pick` says the
-row's part. `{i}` counts layers, `{e}` experts.
+Z hidden of the shared experts together, U one, G classes, P position rows, R relative buckets,
+Y token types, C another D. `(N H)` is one flattened dimension, `{A|B|C}` a concatenation of which
+`pick` says the row's part. `{i}` counts layers, `{e}` experts.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llm.models import hf_heads
 from llm.models.config import GATED, TransformerConfig
 
 
@@ -329,8 +330,23 @@ def t5_rows(c: TransformerConfig) -> Rows:
     return rows
 
 
-# model_type of config.json -> its rows
-ROWS: dict[str, Callable[[TransformerConfig], Rows]] = {
+def _with_head(kind: str, base: Callable[[TransformerConfig], Rows]) -> Callable[..., Rows]:
+    """Put a classification head, if the config has one, in the place of the tokens' head."""
+
+    def rows(c: TransformerConfig) -> Rows:
+        if not c.classifies:
+            return base(c)
+        kept = [row for row in base(c) if not row.ours.startswith("lm_head/")]
+        name = hf_heads.stem(kind, c.head)
+        kept.append(Row("classifier/kernel", f"{name}.weight", "G D", "D G"))
+        if c.head_bias:
+            kept.append(_vector("classifier/bias", f"{name}.bias", "G"))
+        return kept
+
+    return rows
+
+
+_ROWS: dict[str, Callable[[TransformerConfig], Rows]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"), llama_rows),
     **dict.fromkeys(("qwen2_moe", "gemma", "gemma2", "gemma3_text", "olmo2"), llama_rows),
     "starcoder2": starcoder2_rows,
@@ -343,6 +359,8 @@ ROWS: dict[str, Callable[[TransformerConfig], Rows]] = {
     "distilbert": distilbert_rows,
     "t5": t5_rows,
 }
+# model_type of config.json -> its rows
+ROWS = {kind: _with_head(kind, base) for kind, base in _ROWS.items()}
 
 # Tensors that hold nothing of their own: masks, tables computed anew, tied copies, other heads.
 IGNORED = (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from llm.errors import ConfigError
-from llm.models import hf_encoders
+from llm.models import hf_encoders, hf_heads
 from llm.models.config import MAX_LAYERS, TransformerConfig, from_dict, unknown
 from llm.models.hf_reader import (
     BIASED_LAYERNORM,
@@ -427,7 +427,7 @@ def read(raw: Fields, tensors: Collection[str] = ()) -> TransformerConfig:
             "Download the model again.",
         ) from error
     reader.finish()
-    return from_dict(fields)
+    return from_dict({**fields, **hf_heads.read(raw, kind, tensors)})
 
 
 def write(config: TransformerConfig, family: str = "") -> Fields:
@@ -449,7 +449,8 @@ def write(config: TransformerConfig, family: str = "") -> Fields:
         spelled = FAMILIES[kind]
         raw = {"model_type": kind, "architectures": [spelled.architecture], **spelled.write(config)}
         try:
-            found = computation(read(raw, tensors))
+            raw |= hf_heads.write(config, kind, spelled.architecture)
+            found = computation(read(raw, tensors + hf_heads.tensors(config, kind)))
         except (ConfigError, ZeroDivisionError):
             continue
         different = sorted(key for key in wanted if wanted[key] != found[key])

@@ -40,6 +40,7 @@ def sizes(config: TransformerConfig) -> dict[str, int]:
         "E": config.n_experts,
         "P": config.max_length + config.position_offset,
         "R": config.relative_buckets,
+        "G": config.n_classes,
         "Y": config.token_types,
     }
 

@@ -21,12 +21,13 @@ def _hold_out(records: str, folder: str, validation: float, make: Callable[..., 
     for split in ("train", "validation") if validation else ("train",):
         target = str(files.path(folder) / split)
         source = f"{files.hash_file(records)}/{split}/{validation}"
-        make(_part(records, split, validation), target, source)
+        make(part(records, split, validation), target, source)
         made[split] = open_rows(target)
     return made
 
 
-def _part(path: str, split: str, validation: float) -> Iterator[dict]:
+def part(path: str, split: str, validation: float) -> Iterator[dict]:
+    """Yield the records of one split: which one a record is in is a hash of it."""
     for record in read_records(path):
         whole = json.dumps(record, sort_keys=True).encode("utf-8")
         place = int(files.hash_bytes(whole)[:8], 16) / 2**32

@@ -67,6 +67,10 @@ def loss_evaluator(
             part = compiled(params, frozen, batch)
             total = part if total is None else jax.tree.map(jnp.add, total, part)
         found = {k: float(s) / max(float(w), 1e-6) for k, (s, w) in total.items()}
+        # Only classes that occur, in the truth or the answers, have a defined F1.
+        scores = [found[k] for k, (_, w) in total.items() if k.startswith("f1_") and float(w)]
+        if scores:
+            found["macro_f1"] = sum(scores) / len(scores)
         if "nll" in found:
             learned, size = dataset.manifest.get("weight", 0), dataset.manifest.get("bytes_of_text")
             found["perplexity"] = math.exp(min(found["nll"], 700.0))

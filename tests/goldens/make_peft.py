@@ -49,7 +49,9 @@ def adapted(base: torch.nn.Module, settings: dict, folder: str) -> torch.nn.Modu
     fresh = peft.get_peft_model(base, peft.get_peft_config(dict(settings)))
     fresh.save_pretrained(folder)
     shapes = {key: array.shape for key, array in load_file(Path(folder) / FILE).items()}
-    arrays = {key: hf_cases.seeded(peft_cases.seed_name(key), shape) for key, shape in shapes.items()}
+    arrays = {
+        key: hf_cases.seeded(peft_cases.seed_name(key), shape) for key, shape in shapes.items()
+    }
     save_file(arrays, Path(folder) / FILE, metadata={"format": "pt"})
     state = {key: torch.tensor(array) for key, array in arrays.items()}
     peft.set_peft_model_state_dict(fresh, state)
