@@ -15,7 +15,7 @@ from llm.corpus.documents import Document, Drop, Outcome
 from llm.errors import ConfigError, DataError
 from llm.text import records
 from llm.text.lines import read_lines
-from llm.text.views import ROLL, View, Vocabulary, mix, views
+from llm.text.views import ROLL, View, Vocabulary, Words, mix, views
 
 SHORTEST = 8
 RUN = 13
@@ -52,22 +52,27 @@ def decontaminate(
             "Give --config.filters.decontaminate.eval_file=FILE.",
         )
     index = _index(wanted, n)
-    results: list[Outcome] = []
-    for document, view in zip(batch, views(batch), strict=True):
-        shared = count(index, view)
-        results.append(Drop("contaminated", shared, max_runs) if shared > max_runs else document)
-    return results
+    shared = counts(index, views(batch)).tolist()
+    return [
+        Drop("contaminated", found, max_runs) if found > max_runs else document
+        for document, found in zip(batch, shared, strict=True)
+    ]
 
 
-def count(index: Index, view: View) -> int:
-    """Return how many runs of a text the index holds."""
-    hashed = _words(view)
-    shared = 0
+def counts(index: Index, batch_views: list[View]) -> np.ndarray:
+    """Return how many runs of each text the index holds, int64 [n]."""
+    words = Words(batch_views)
+    hashed = words.get("shingle")
+    real = hashed != 0
+    hashed, owner = hashed[real], words.owner[real]
+    total = np.zeros(len(batch_views), np.int64)
     for length, known in index.runs.items():
         found = runs(hashed, length)
+        whole = owner[: len(found)] == owner[length - 1 :]  # no run reaches into the next text
         place = np.minimum(np.searchsorted(known, found), len(known) - 1)
-        shared += int((known[place] == found).sum())
-    return shared
+        hits = whole & (known[place] == found)
+        total += np.bincount(owner[: len(found)][hits], minlength=len(total))
+    return total
 
 
 def runs(hashed: np.ndarray, length: int) -> np.ndarray:
