@@ -18,10 +18,8 @@ from llm.eval import exact_match
 from llm.text import functions, normalize, pii
 from llm.tokenizers import base, chat, template
 
-TRAINED = {
-    "quality_model",
-    "perplexity",
-}  # arithmetic on the hashes of words and bytes, no patterns
+# These need a file made beforehand, and compute with hashes of words and bytes: no patterns.
+WITH_FILES = {"quality_model", "perplexity", "decontaminate"}
 FAST, WHOLE = 1 << 16, 1 << 20  # characters
 SECONDS = 1.0
 
