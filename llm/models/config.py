@@ -226,11 +226,12 @@ _RANGES: dict[str, tuple[float, float | None]] = {
 }
 
 
-_KINDS: dict[Any, tuple[type, ...]] = {
-    bool: (bool,),
-    int: (numbers.Integral,),
-    float: (numbers.Real,),
-    str: (str,),
+# What a field of this type accepts, and its name; booleans are no numbers.
+_KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a finite number"),
+    str: (str, "a string"),
 }
 
 
@@ -241,11 +242,11 @@ def _check_types(fields: dict[str, Any]) -> None:
         kind = types[name]
         if kind not in _KINDS:
             continue
-        good = isinstance(value, _KINDS[kind]) and (kind is bool or not isinstance(value, bool))
+        accepted, what = _KINDS[kind]
+        good = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
         if not good or (kind is float and not abs(value) < 1e30):
             raise ConfigError(
-                f"model.{name}={value!r:.60} is not {'an' if kind is int else 'a'} "
-                f"{'finite number' if kind is float else kind.__name__}.",
+                f"model.{name}={value!r:.60} is not {what}.",
                 "Correct it where the config was read from.",
             )
 

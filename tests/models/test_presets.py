@@ -128,6 +128,10 @@ def test_own_sizes_are_what_their_names_say():
         ({"n_experts": 2, "experts_per_token": 3}, "experts_per_token=3"),
         ({"vocab_sise": 4}, "vocab_size"),
         ({"n_layers": 0}, "n_layers=0"),
+        ({"n_layers": 10**9}, "n_layers=1000000000"),
+        ({"n_layers": True}, "n_layers=True is not a whole number"),
+        ({"d_model": "64"}, "d_model='64' is not a whole number"),
+        ({"rope_theta": float("inf")}, "rope_theta=inf is not a finite number"),
     ],
 )
 def test_a_wrong_field_is_named(fields, words):
