@@ -115,9 +115,15 @@ def _load_run(
         tokenizer,
         mesh,
         # Training rows begin every document with its start token; imported models may differ.
-        starts_texts=settings.get("generate", {}).get("starts_texts", True),
+        starts_texts=_section(settings, "generate").get("starts_texts") is not False,
         step=restored.step,
     )
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of a stored config; {} where it is missing or something else."""
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _load_hf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
@@ -133,7 +139,7 @@ def _load_hf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
     if (place / "tokenizer.json").exists() or list(place.glob("*.model")):
         tokenizer = _tokenizer(place)
         check_tokenizer(tokenizer, config, "", place)
-    starts, ends = _adds_tokens(place)
+    starts, ends = adds_tokens(place)
     lm = assemble(config, params, tokenizer, dtype, mesh, str(place), starts)
     return dataclasses.replace(lm, ends_texts=ends)
 
@@ -148,7 +154,7 @@ def _load_gguf(place: Any, dtype: str, mesh: Any) -> LanguageModel:
     params = gguf.read_parameters(file, config, dtype, _placer(config, mesh))
     tokenizer, starts = None, False
     if beside.exists():
-        tokenizer, starts = _tokenizer(place.parent), _adds_tokens(place.parent)[0]
+        tokenizer, starts = _tokenizer(place.parent), adds_tokens(place.parent)[0]
     elif vocabulary is not None:
         tokenizer, starts = _from_vocabulary(vocabulary), vocabulary.adds_start
     if tokenizer is not None:
@@ -300,7 +306,7 @@ def check_tokenizer(
         )
 
 
-def _adds_tokens(place: Any) -> tuple[bool, bool]:
+def adds_tokens(place: Any) -> tuple[bool, bool]:
     """Tell whether a Hugging Face tokenizer puts a start token before a text and an end behind."""
     starts = ends = None
     if (place / "tokenizer_config.json").exists():

@@ -244,7 +244,7 @@ def _check_types(fields: dict[str, Any]) -> None:
             continue
         accepted, what = _KINDS[kind]
         good = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
-        if not good or (kind is float and not abs(value) < 1e30):
+        if not good or (kind in (int, float) and not abs(value) < 1e30):
             raise ConfigError(
                 f"model.{name}={value!r:.60} is not {what}.",
                 "Correct it where the config was read from.",
@@ -392,4 +392,7 @@ def from_dict(fields: dict[str, Any]) -> TransformerConfig:
         if key not in known:
             raise unknown("model field", key, known)
     _check_types(fields)
+    labels = fields.get("labels", ())
+    if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
+        raise ConfigError("model.labels is no list of names.", "Restore the config.json.")
     return TransformerConfig(**fields).validate()
