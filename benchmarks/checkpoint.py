@@ -83,7 +83,7 @@ def slow_steps(folder: Path, data: Path) -> list[tuple[str, str]]:
             "--config.checkpoint.every=50",
             "--config.train.steps=100",
             "--config.train.log_every=10",
-            "--config.train.batch_size=32",
+            "--config.train.batch_size=64",
         )
         spent = run.accounts
         shares.append(spent["checkpoint"] / sum(spent[k] for k in ("checkpoint", "steps", "data")))
