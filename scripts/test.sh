@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Check style and types and run the tests: bash scripts/test.sh [--slow] [pytest options]
-# --slow adds the TPU-compiler, real-model, campaign and browser tiers.
+# Check style and types and run the tests: bash scripts/test.sh [--slow | --faults] [pytest options]
+# --slow adds the TPU-compiler, real-model, campaign and browser tiers. --faults runs only the
+# injected faults of docs/faults.md, all of them (scripts/soak.py makes longer campaigns).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" dev
 
+if [ "${1:-}" = "--faults" ]; then
+  shift
+  mapfile -t faults < <(python tests/faults/rows.py)
+  exec python -m pytest -n "${JOBS:-2}" --dist loadfile --slow "${faults[@]}" "$@"
+fi
 ruff check .
 ruff format --check .
 mypy
