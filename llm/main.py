@@ -220,7 +220,7 @@ def with_classes(shape: Any, splits: Mapping[str, Any]) -> Any:
     if not shape.classifies:
         return shape
     found = [rows.manifest.get("labels", []) for rows in splits.values()]
-    labels = next((names for names in found if names), [])
+    labels: list[str] = next((names for names in found if names), [])
     if shape.n_classes in (0, len(labels)) and labels:
         return dataclasses.replace(shape, n_classes=len(labels), labels=tuple(labels)).validate()
     raise ConfigError(

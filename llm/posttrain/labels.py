@@ -6,6 +6,7 @@ integers. A row's targets are classes; a text's class stands at all its tokens (
 the one that counts), a word's at its first token.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -151,7 +152,7 @@ def document_labels(
         records = [record for record in records if record["label"] in known]
         target = files.path(folder) / split
         made[split] = _write(
-            lambda records=records: records,
+            functools.partial(list, records),
             tokenizer,
             length,
             target,
