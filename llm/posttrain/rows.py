@@ -26,6 +26,17 @@ def _hold_out(records: str, folder: str, validation: float, make: Callable[..., 
     return made
 
 
+def _maker(
+    prepare_rows: Callable[..., Any], tokenizer: Any, length: int, too_long: str
+) -> Callable[[Iterable[dict], str, str], None]:
+    """Return what writes the rows of (records, target folder, hash of their source)."""
+
+    def make(records: Iterable[dict], target: str, source: str) -> None:
+        prepare_rows(records, tokenizer, length, target, too_long=too_long, source_hash=source)
+
+    return make
+
+
 def part(path: str, split: str, validation: float) -> Iterator[dict]:
     """Yield the records of one split: which one a record is in is a hash of it."""
     for record in read_records(path):
@@ -45,12 +56,7 @@ def chats(
     too_long: str = "drop",
 ) -> Splits:
     """Pack {"messages"} records; only what the assistant says is learned."""
-
-    def make(records: Any, target: str, source: str) -> None:
-        prepare.prepare_chats(
-            records, tokenizer, length, target, too_long=too_long, source_hash=source
-        )
-
+    make = _maker(prepare.prepare_chats, tokenizer, length, too_long)
     return _hold_out(path, folder, validation, make)
 
 
@@ -64,12 +70,7 @@ def preferences(
     too_long: str = "drop",
 ) -> Splits:
     """Write {"prompt", "chosen", "rejected"} records, one pair per row."""
-
-    def make(records: Any, target: str, source: str) -> None:
-        prepare.prepare_preferences(
-            records, tokenizer, length, target, too_long=too_long, source_hash=source
-        )
-
+    make = _maker(prepare.prepare_preferences, tokenizer, length, too_long)
     return _hold_out(path, folder, validation, make)
 
 
