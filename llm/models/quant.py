@@ -24,11 +24,6 @@ def is_quantized(leaf: Any) -> bool:
     return isinstance(leaf, Mapping) and "scale" in leaf and ("q" in leaf or "q4" in leaf)
 
 
-def any_quantized(params: Any) -> bool:
-    """Tell whether a parameter tree has quantised parameters."""
-    return any(is_quantized(x) for x in jax.tree.leaves(params, is_leaf=is_quantized))
-
-
 def dequantize(params: Any, dtype: Any = "float32") -> Any:
     """Return the tree with every quantised parameter as an array of `dtype`, others untouched."""
     return jax.tree.map(
