@@ -101,7 +101,7 @@ class Adapter:
                     f"model.adapter.{field.name}={value!r:.60} is not of type {kind.__name__}.",
                     "Correct it where the config was read from.",
                 )
-        for field, value, known in (("name", self.name, NAMES), ("base", self.base, BASES)):
+        for key, value, known in (("name", self.name, NAMES), ("base", self.base, BASES)):
             if value not in known:
                 raise unknown(f"model.adapter.{field}", value, known)
         if self.rank < 1 or self.length < 1 or self.block < 0:
