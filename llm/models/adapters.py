@@ -103,7 +103,7 @@ class Adapter:
                 )
         for key, value, known in (("name", self.name, NAMES), ("base", self.base, BASES)):
             if value not in known:
-                raise unknown(f"model.adapter.{field}", value, known)
+                raise unknown(f"model.adapter.{key}", value, known)
         if self.rank < 1 or self.length < 1 or self.block < 0:
             raise ConfigError(
                 f"model.adapter has rank={self.rank}, length={self.length}, block={self.block}.",
