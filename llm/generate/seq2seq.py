@@ -192,6 +192,11 @@ def _start(tokenizer: Any) -> int:
     return 0 if tokenizer is None else tokenizer.pad_id
 
 
+def _collector(request: Request, tokenizer: Any) -> Collector:
+    """What is written is a text of its own: the prompt does not go before it."""
+    return Collector(request._replace(tokens=()), tokenizer)
+
+
 def complete(
     model: Any, params: Any, tokenizer: Any, requests: Sequence[Request], mesh: Any = None
 ) -> list[Completion]:
@@ -205,7 +210,7 @@ def complete(
     done: list[Completion] = []
     for first in range(0, len(requests), MAX_BATCH):
         group = requests[first : first + MAX_BATCH]
-        collected = [Collector(request, tokenizer) for request in group]
+        collected = [_collector(request, tokenizer) for request in group]
         for steps, alive in _steps(model, params, group, _start(tokenizer), mesh):
             for row, step in enumerate(steps):
                 if not collected[row].reason and collected[row].add(*step).reason:
@@ -219,7 +224,7 @@ def stream(
 ) -> Iterator[Piece]:
     """Write one answer, yielding pieces that join to the text that `complete` returns."""
     check(request, model.config.max_length)
-    collector = Collector(request, tokenizer)
+    collector = _collector(request, tokenizer)
     for steps, _ in _steps(model, params, [request], _start(tokenizer), mesh):
         yield collector.add(*steps[0])
         if collector.reason:
