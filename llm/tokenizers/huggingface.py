@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizers of the Hugging Face format: tokenizer.json with tokenizer_config.json beside it."""
 
+import contextlib
 import functools
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tokenizers
@@ -162,6 +163,8 @@ def _settings(data: dict[str, bytes], place: str = "") -> dict[str, Any]:
                 raise DataError(
                     f"{place}{name} is not valid JSON: {error}.", "Copy the file again."
                 ) from error
+            if not isinstance(found, dict):
+                raise DataError(f"{place}{name} is not a JSON object.", "Copy the file again.")
             settings |= {key: value for key, value in found.items() if value is not None}
     if TEMPLATE_FILE in data:
         settings["chat_template"] = data[TEMPLATE_FILE].decode("utf-8", "replace")
@@ -180,7 +183,8 @@ def chat_template(settings: dict[str, Any]) -> str:
 
 def _open(data: bytes) -> tokenizers.Tokenizer:
     try:
-        model = tokenizers.Tokenizer.from_buffer(data)
+        with _panics("open itself"):
+            model = tokenizers.Tokenizer.from_buffer(data)
     except (ValueError, KeyError) as error:
         raise DataError(
             f"{TOKENIZER_FILE} cannot be read: {str(error)[:200]}.", "Copy the file again."
@@ -198,20 +202,39 @@ def _id(model: tokenizers.Tokenizer, token: Any) -> int | None:
     return model.token_to_id(_name(token)) if token else None
 
 
+@contextlib.contextmanager
+def _panics(what: str) -> Iterator[None]:
+    """Turn a panic of the library, which is no Exception, into an error for the user.
+
+    A pattern in a hostile tokenizer.json that takes too many steps ends in one.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise DataError(
+            f"The tokenizer cannot {what}: {str(error)[:200]}.", "Use another tokenizer.json."
+        ) from error
+
+
 def _encode_batch(model: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    encoded = model.encode_batch_fast(list(texts), add_special_tokens=False)
+    with _panics("encode this text"):
+        encoded = model.encode_batch_fast(list(texts), add_special_tokens=False)
     return [item.ids for item in encoded]
 
 
 def _encode_rendered(
     model: tokenizers.Tokenizer, text: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    encoded = model.encode(text, add_special_tokens=False)
+    with _panics("encode this text"):
+        encoded = model.encode(text, add_special_tokens=False)
     return encoded.ids, encoded.offsets
 
 
 def _decode(model: tokenizers.Tokenizer, ids: Sequence[int]) -> str:
-    return model.decode(list(ids), skip_special_tokens=False)
+    with _panics("decode these ids"):
+        return model.decode(list(ids), skip_special_tokens=False)
 
 
 def _piece(pieces: dict[int, str], index: int) -> str:

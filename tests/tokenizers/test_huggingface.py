@@ -91,3 +91,20 @@ def test_settings_in_their_other_forms(tmp_path):
     (place / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(DataError, match="cannot be read"):
         llm.tokenizers.load(place)
+
+
+def test_a_pattern_that_never_ends_is_an_error(tmp_path):
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    library = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "<eos>": 2}, merges=[]))
+    pattern = Regex("(a+)+b")
+    library.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+    library.add_special_tokens(["<eos>"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}', encoding="utf-8")
+    opened = llm.tokenizers.load(tmp_path)
+    with pytest.raises(DataError, match="retry-limit"):
+        opened.encode("a" * 100)
+    (tmp_path / "tokenizer_config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match="not a JSON object"):
+        llm.tokenizers.load(tmp_path)
