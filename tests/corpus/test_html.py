@@ -109,22 +109,22 @@ def test_byte_order_marks(codec):
 
 HOSTILE = {
     "deep": "<div>" * 60_000 + "x" + "</div>" * 60_000,
-    "deep_unclosed": "<b><i><span>" * 50_000,
-    "tables": "<table><tr><td>" * 40_000,
-    "open_tags": "<" * 500_000,
+    "deep_unclosed": "<b><i><span>" * 20_000,
+    "tables": "<table><tr><td>" * 15_000,
+    "open_tags": "<" * 150_000,
     "open_quotes": '<a href="' * 60_000,
-    "open_quotes_closed": '<a ">' * 100_000,
+    "open_quotes_closed": '<a ">' * 30_000,
     "comments": "<!--" * 120_000,
     "half_comments": "<!-- -" * 80_000 + ">",
-    "end_tags": "<nav>" * 60_000 + "</form>" * 60_000,
+    "end_tags": "<nav>" * 30_000 + "</form>" * 30_000,
     "links": "<a href=x>" * 60_000,
     "scripts": "<script>" * 60_000,
     "titles": "<title>" * 60_000 + "<h1>" * 60_000,
     "references": "&#" + "9" * 500_000 + ";" + "&" * 200_000,
     "one_attribute": "<p " + "a=1 " * 120_000 + ">text</p>",
-    "nul": "\x00<p>a\x00b</p>" * 30_000,
+    "nul": "\x00<p>a\x00b</p>" * 8_000,
     "surrogates": "<p>\ud800 lone \udfff</p>" * 1000,
-    "paragraphs": "<p>a" * 100_000,
+    "paragraphs": "<p>a" * 30_000,
     "entities_in_titles": "<title>" + "&#" * 60_000 + "</title>",
     "cdata": "<![CDATA[" * 60_000,
     "spaces": "<p>" + " " * 600_000 + "</p>",
@@ -149,7 +149,7 @@ def test_random_bytes_never_raise():
     parts = [b"<p>", b"</p>", b"<!--", b"-->", b"<table>", b"</td>", b"<a href='", b"'>", b"&amp;",
              b"&#x", b"<script>", b"\xff\xfe", b"\xc3", b"text ", b"<title>", b"\x00", b"<svg>",
              b"<![CDATA[", b"]]>", b"<?xml", b"<html", b">"]  # fmt: skip
-    for _ in range(60):
+    for _ in range(25):
         data = b"".join(generator.choices(parts, k=200))
         for mode in html.MODES:
             assert isinstance(html.extract_text(data, mode), str)
