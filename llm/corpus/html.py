@@ -13,6 +13,7 @@ import itertools
 import logging
 import re
 import threading
+from collections import Counter
 from html import unescape
 from types import TracebackType
 from typing import Any
@@ -136,10 +137,14 @@ def _deep(page: str) -> bool:
     if page.count("<") < MANY_TAGS:
         return False
     depth = 0
-    for tag in TAGS.finditer(page):
-        if tag.group(2).lower() in UNNESTED:
-            continue
-        depth = max(0, depth - 1) if tag.group(1) else depth + 1
+    opened: Counter[str] = Counter()
+    for closing, found in TAGS.findall(page):
+        name = found.lower()
+        if name in UNNESTED or (closing and not opened[name]):
+            continue  # an end tag closes only what is open: `<nav></div>` nests
+        step = -1 if closing else 1
+        opened[name] += step
+        depth += step
         if depth > DEEPEST:
             return True
     return False
