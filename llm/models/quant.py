@@ -69,7 +69,9 @@ def initialiser(
 
     def make(key: Array, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
         stored = store(init(key, shape, dtype), method, block)
-        return {name: nn.LogicallyPartitioned(x, tuple(axes)) for name, x in stored.items()}
+        # Blocks may be fewer than devices: the scales' last axis is not split.
+        names = {name: (*axes[:-1], None if name == "scale" else axes[-1]) for name in stored}
+        return {name: nn.LogicallyPartitioned(x, names[name]) for name, x in stored.items()}
 
     return make
 
