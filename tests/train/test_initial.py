@@ -55,9 +55,9 @@ def test_a_base_that_does_not_fit_is_named(base, layout):
     model = Transformer(with_adapter(BASE, Adapter(name="lora")))
     bones = initial.skeleton(model, layout)
     wrong = {**base, "more": {"kernel": np.zeros(3)}}
-    with pytest.raises(ConfigError, match="more/kernel is .* there and absent here"):
+    with pytest.raises(ConfigError, match=r"more/kernel is .* there and absent here"):
         initial.start_parameters(wrong, model, bones, layout, 0, "base")
-    with pytest.raises(ConfigError, match="trains|matches no parameter"):
+    with pytest.raises(ConfigError, match=r"trains|matches no parameter"):
         initial.skeleton(model, layout, "nothing$")
 
 
