@@ -14,7 +14,7 @@ import numpy as np
 from llm.models.paged import PAGE
 
 
-def page_names(tokens: Sequence[int]) -> list[bytes]:
+def page_names(tokens: Sequence[int] | np.ndarray) -> list[bytes]:
     """Return the name of every full page of a text."""
     ids = np.asarray(tokens, np.int32)
     names, name = [], b""

@@ -122,6 +122,24 @@ class Programs:
                     part.model, part.params, self._pages[i], tokens, start, real_rows, table
                 )
 
+    def score(
+        self, tokens: np.ndarray, start: int, real: int, table: np.ndarray, targets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a piece of a text; return log-probability and "is the argmax" of targets [T].
+
+        What follows a position cannot matter to it, so `real` may end anywhere.
+        """
+        rows = parts(self._mesh)
+        real_rows = np.where(np.arange(rows) == 0, real, 0).astype(np.int32)
+        tokens, table = (np.tile(x[None], (rows, 1)) for x in (tokens, table))
+        part = self._parts[0]
+        with layout(self._mesh):
+            self._pages[0], *values = _score(
+                part.model, part.params, self._pages[0], tokens, start, real_rows, table, targets
+            )
+        logprobs, greedy = jax.device_get(values)
+        return logprobs, greedy
+
     def decode(self, rows: Rows, steps: int) -> Chosen:
         """Choose tokens for every row, in up to `steps` passes."""
         width = max(1, WIDE // len(rows.token))
@@ -146,7 +164,30 @@ def _moved(old: Pages, new: Pages) -> Pages:
 
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("pages",))
-def _read(
+def _read(model: Any, params: Any, pages: Pages, *place: jax.Array) -> Pages:
+    count_program("read")
+    return _put(model, params, pages, *place)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("pages",))
+def _score(
+    model: Any,
+    params: Any,
+    pages: Pages,
+    tokens: jax.Array,
+    start: jax.Array,
+    real: jax.Array,
+    table: jax.Array,
+    targets: jax.Array,  # [T]
+) -> tuple[Pages, jax.Array, jax.Array]:
+    count_program("score_pages")
+    hidden, pages = _put(model, params, pages, tokens, start, real, table)
+    logits = model.apply({"params": params}, hidden, method="head")[0]
+    logprobs = sampling.token_logprob(logits, targets)
+    return pages, logprobs, jnp.argmax(logits, axis=-1) == targets
+
+
+def _put(
     model: Any,
     params: Any,
     pages: Pages,
@@ -154,10 +195,10 @@ def _read(
     start: jax.Array,
     real: jax.Array,  # [B]
     table: jax.Array,  # [B, n]
-) -> Pages:
-    count_program("read")
+) -> tuple[jax.Array, Pages]:
+    """Run tokens from `start` on, of each row the first `real`; return states and pages."""
     steps = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
-    _, cache = model.apply(
+    hidden, cache = model.apply(
         {"params": params},
         tokens,
         segments=(steps < real[:, None]).astype(jnp.int32),
@@ -165,7 +206,7 @@ def _read(
         cache=PagedCache(pages, table),
         method="hidden",
     )
-    return constrain(cache.pages)
+    return hidden, constrain(cache.pages)
 
 
 def _within(model: Any, positions: jax.Array) -> jax.Array:
@@ -335,15 +376,8 @@ def _draft(
     Its first pass reads the last two tokens, because the one before the last may have been the
     large model's own and is then not in its pages.
     """
-    before = jnp.maximum(state.position - 1, 0)
-    first = jnp.take_along_axis(state.history, before[:, None], axis=1)
-    tokens = jnp.concatenate([first, state.token[:, None]], axis=1)
-    at = jnp.stack([before, state.position], axis=1)
-    guesses = []
-    for i in range(n):
-        real = (state.left > i)[:, None] & (at >= 0)
-        if i == 0:  # a text of one token has nothing before it
-            real = real & jnp.stack([state.position > 0, state.left > 0], axis=1)
+
+    def run(pages: Pages, tokens: jax.Array, at: jax.Array, real: jax.Array, step: Any) -> Any:
         hidden, cache = model.apply(
             {"params": params},
             tokens,
@@ -352,13 +386,25 @@ def _draft(
             cache=PagedCache(pages, rows.table),
             method="hidden",
         )
-        pages = cache.pages
         logits = model.apply({"params": params}, hidden[:, -1:], method="head")[:, 0]
-        place = state.position + i + 1
-        token, _ = sampling.sample(logits, rows.settings, place, state.seen)
-        guesses.append(token)
-        tokens, at = token[:, None], place[:, None]
-    return jnp.stack(guesses, axis=1), pages
+        place = state.position + step + 1
+        return sampling.sample(logits, rows.settings, place, state.seen)[0], cache.pages
+
+    def follow(carry: tuple[Pages, jax.Array], step: jax.Array) -> Any:
+        pages, token = carry
+        at = (state.position + step)[:, None]
+        token, pages = run(pages, token[:, None], at, (state.left > step)[:, None], step)
+        return (pages, token), token
+
+    before = jnp.maximum(state.position - 1, 0)
+    first = jnp.take_along_axis(state.history, before[:, None], axis=1)
+    tokens = jnp.concatenate([first, state.token[:, None]], axis=1)
+    at = jnp.stack([before, state.position], axis=1)
+    # A text of one token has nothing before it.
+    real = jnp.stack([state.position > 0, state.left > 0], axis=1) & (state.left > 0)[:, None]
+    token, pages = run(pages, tokens, at, real, 0)
+    (pages, _), others = jax.lax.scan(follow, (pages, token), jnp.arange(1, n, dtype=jnp.int32))
+    return jnp.concatenate([token[:, None], others.T], axis=1), pages
 
 
 def _follow(model: Any, params: Any, pages: Pages, state: _State, rows: Rows) -> Pages:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-likelihoods of continuations, by the rules of EleutherAI's lm-evaluation-harness.
 
-Requests are packed into batches by length; a value does not depend on what shares its batch.
+Requests are packed into batches by length; those with a long context are scored one by one, and
+read what they share (as the choices of a question do) once. Which way a request goes, and so its
+value, depends on itself only.
 """
 
 import functools
@@ -14,13 +16,17 @@ import numpy as np
 
 from llm.errors import ConfigError
 from llm.generate.buckets import bucket, count_program, layout, parts, row_count
+from llm.generate.prefix_cache import PagePool, page_names
+from llm.generate.programs import Programs
 from llm.generate.sampling import token_logprob
+from llm.models.paged import BLOCK, PAGE
 
 BATCH_TOKENS = 8192  # rows times length of one batch, padding included
 MAX_BATCH = 128
 # Of padded length. Below 48 positions XLA's CPU backend multiplies matrices in another order, so a
 # row alone would differ from one in company (by 3e-5 in 50, measured with SmolLM2-135M).
 _SMALLEST = 48
+_LONG = 256  # tokens of context from which on reading it once is worth going one by one
 _SLICE = 256  # positions whose logits over the vocabulary are held at once
 
 
@@ -98,12 +104,15 @@ def score(
     """
     longest = model.config.max_length
     rows = [_Row.of(window, longest) for window in windows]
+    long = [i for i, row in enumerate(rows) if row.shared >= _LONG]
+    scored = dict(zip(long, _score_long(model, params, [rows[i] for i in long], mesh), strict=True))
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
+        if i in scored:
+            continue
         # A row's padded length is its own, whatever it shares a batch with: so are its sums.
         T = bucket(max(1, len(row.inputs)), _SMALLEST, longest)
         by_length.setdefault(T, []).append(i)
-    scored: dict[int, Scored] = {}
     for T, members in sorted(by_length.items(), reverse=True):
         most = max(1, min(max_batch, batch_tokens // T))
         for start in range(0, len(members), most):
@@ -117,6 +126,11 @@ class _Row(NamedTuple):
     inputs: np.ndarray  # [t]
     targets: np.ndarray  # [n], of the last n inputs
 
+    @property
+    def shared(self) -> int:
+        """How many tokens come before the first that is scored."""
+        return len(self.inputs) - len(self.targets)
+
     @classmethod
     def of(cls, window: Window, longest: int) -> "_Row":
         n = len(window.continuation)
@@ -127,6 +141,69 @@ class _Row(NamedTuple):
             )
         ids = np.asarray([*window.context, *window.continuation][-(longest + 1) :], np.int32)
         return cls(ids[:-1], ids[len(ids) - n :])
+
+
+def _score_long(model: Any, params: Any, rows: Sequence[_Row], mesh: Any) -> list[Scored]:
+    """Score texts one by one, in an order that keeps equal beginnings together."""
+    if not rows:
+        return []
+    programs, pool = Programs(model, params, mesh), PagePool()
+    width = -(-model.config.max_length // (PAGE * BLOCK)) * BLOCK
+    programs.grow(2 * width)
+    pool.grow(2 * width)
+    scored: dict[int, Scored] = {}
+    for i in sorted(range(len(rows)), key=lambda i: rows[i].inputs.tolist()):
+        row = rows[i]
+        names = page_names(row.inputs[: row.shared])
+        table = np.zeros(width, np.int32)
+        pages = _read_pages(programs, pool, row.inputs, names, table)
+        more = pool.take(-(-len(row.inputs) // PAGE) - len(pages))
+        table[len(pages) : len(pages) + len(more)] = more
+        scored[i] = _score_rest(programs, row, len(pages) * PAGE, table)
+        pool.give_back([*pages, *more])
+    return [scored[i] for i in range(len(rows))]
+
+
+def _read_pages(
+    programs: Programs, pool: PagePool, inputs: np.ndarray, names: list[bytes], table: np.ndarray
+) -> list[int]:
+    """Fill the named pages, or find them filled; note them in the table and return them."""
+    pages: list[int] = []
+    for name in names:
+        if (page := pool.share(name)) is None:
+            break
+        pages.append(page)
+    table[: len(pages)] = pages
+    while len(pages) < len(names):
+        count = BLOCK if len(names) - len(pages) >= BLOCK else 1
+        start = len(pages) * PAGE
+        pages += pool.take(count)
+        table[: len(pages)] = pages
+        size = count * PAGE
+        programs.read(inputs[start : start + size], start, size, table)
+    for name, page in zip(names, pages, strict=True):
+        pool.publish(name, page)
+    return pages
+
+
+def _score_rest(programs: Programs, row: _Row, start: int, table: np.ndarray) -> Scored:
+    """Score the targets from the page-aligned position `start` on."""
+    wanted = np.zeros(len(row.inputs), np.int32)
+    wanted[row.shared :] = row.targets
+    total, greedy = 0.0, True
+    while start < len(row.inputs):
+        rest = len(row.inputs) - start
+        size = PAGE if rest <= PAGE else BLOCK * PAGE
+        real = min(size, rest)
+        tokens, targets = np.zeros((2, size), np.int32)
+        tokens[:real] = row.inputs[start : start + real]
+        targets[:real] = wanted[start : start + real]
+        logprobs, hits = programs.score(tokens, start, real, table, targets)
+        counts = slice(max(0, row.shared - start), real)
+        total += float(np.sum(logprobs[counts], dtype=np.float64))
+        greedy &= bool(np.all(hits[counts]))
+        start += real
+    return Scored(total, greedy)
 
 
 def _score_batch(model: Any, params: Any, rows: Sequence[_Row], T: int, mesh: Any) -> list[Scored]:

@@ -79,7 +79,7 @@ def page_bytes(config: TransformerConfig, dtype: str = "") -> int:
 def constrain(pages: Pages) -> Pages:
     """Lay the pages over the mesh in force: heads are split, pages are whole."""
     axes = (None, None, "kv_heads", None, None)
-    return Pages(*(None if x is None else shard(x, *axes[: x.ndim]) for x in pages))
+    return jax.tree.map(lambda x: shard(x, *axes[: x.ndim]), pages)
 
 
 def write(buffers: Buffers, layer: Array | int, place: Place, k: Array, v: Array) -> Buffers:
@@ -157,7 +157,7 @@ def attend(
         return _absorb_pages(state, q, keys, values, here)
 
     last = jnp.max(jnp.where(place.real, place.slots, -1)) // S + 1
-    first = 0
+    first: Array | int = 0
     if r.window:
         nearest = jnp.min(jnp.where(place.real, place.slots, jnp.iinfo(jnp.int32).max))
         first = jnp.maximum(nearest - r.window + 1, 0) // S

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure decoding: one stream, several streams, and reading a prompt, beside other software.
+
+Command:  python benchmarks/decode.py MODEL [--runs=3] [--tokens=64]
+              [--transformers=PYTHON] [--llama=PYTHON --gguf=FILE]
+MODEL:    what `llm.load` opens (a workdir, a Hugging Face folder or a .gguf file).
+PYTHON:   the interpreter of an environment with torch and transformers, or with llama-cpp-python;
+          transformers gets the same weights as a temporary Hugging Face folder.
+
+Prints one line per figure: the median of the runs and their lowest and highest. Compilation, or a
+first run elsewhere, is not counted. Greedy; stop tokens are ignored, so that all texts are equally
+long. "guesses" are tokens looked up in the text itself: the text is the same without them.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import llm
+from llm.generate.engine import Engine, Options
+from llm.generate.requests import Request
+
+PROMPTS = (
+    "Once upon a time, there was a little girl who",
+    "The capital of France is",
+    "def fibonacci(n):",
+    "In physics, the second law of thermodynamics states that",
+    "Dear Sir or Madam, I am writing to you because",
+    "The best way to learn a new language is",
+    "Water boils at a temperature of",
+    "My favourite recipe for bread begins with",
+)
+LENGTH = 1024  # tokens of the long prompt
+
+TRANSFORMERS = """
+import json, sys, time, torch, transformers
+folder, ids, long, tokens, runs = sys.argv[1], *map(json.loads, sys.argv[2:])
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def generate(prompt):
+    return model.generate(torch.tensor([prompt]), max_new_tokens=tokens, min_new_tokens=tokens,
+                          do_sample=False, attention_mask=torch.ones(1, len(prompt)))
+out = {"one stream": [], "prompt": [], "texts": []}
+with torch.no_grad():
+    generate(ids[0]); model(torch.tensor([long]), logits_to_keep=1)
+    for run in range(runs):
+        started = time.perf_counter(); made = generate(ids[run % len(ids)])
+        out["one stream"].append(tokens / (time.perf_counter() - started))
+        out["texts"].append(made[0, len(ids[run % len(ids)]):].tolist())
+        started = time.perf_counter(); model(torch.tensor([long]), logits_to_keep=1)
+        out["prompt"].append(len(long) / (time.perf_counter() - started))
+print(json.dumps(out))
+"""
+
+LLAMA = """
+import json, sys, time, llama_cpp
+path, ids, long, tokens, runs = sys.argv[1], *map(json.loads, sys.argv[2:])
+model = llama_cpp.Llama(path, n_ctx=2048, n_batch=1024, n_threads=2, verbose=False)
+def generate(prompt):
+    model.reset(); model.eval(prompt)
+    for _ in range(tokens - 1):
+        model.eval([model.sample(temp=0.0)])
+    model.sample(temp=0.0)
+out = {"one stream": [], "prompt": []}
+generate(ids[0])
+for run in range(runs):
+    started = time.perf_counter(); generate(ids[run % len(ids)])
+    out["one stream"].append(tokens / (time.perf_counter() - started))
+    model.reset(); started = time.perf_counter(); model.eval(long)
+    out["prompt"].append(len(long) / (time.perf_counter() - started))
+print(json.dumps(out))
+"""
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Measure decoding.")
+    parser.add_argument("model")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--transformers", default="", help="a Python that has transformers")
+    parser.add_argument("--llama", default="", help="a Python that has llama_cpp")
+    parser.add_argument("--gguf", default="", help="file for llama.cpp; MODEL if that is one")
+    return parser.parse_args(argv)
+
+
+def timed(run: Callable[[int], int], runs: int) -> list[float]:
+    """Return tokens per second of each run; `run(i)` returns how many it made, run -1 warms up."""
+    run(-1)
+    rates = []
+    for i in range(runs):
+        started = time.perf_counter()
+        made = run(i)
+        rates.append(made / (time.perf_counter() - started))
+    return rates
+
+
+def show(what: str, rates: list[float], unit: str = "tokens/s") -> float:
+    """Print the median and the spread."""
+    middle = statistics.median(rates)
+    print(f"{what:44} {middle:8.1f} {unit}   ({min(rates):.1f} to {max(rates):.1f})", flush=True)
+    return middle
+
+
+def streams(engine: Engine, ids: list[tuple[int, ...]], count: int, tokens: int, guess: bool):
+    """Return a run of `count` texts at once; their prompts differ from run to run."""
+
+    def run(i: int) -> int:
+        chosen = [ids[(i + row) % len(ids)] for row in range(count)]
+        requests = [Request(prompt, tokens, guess=guess) for prompt in chosen]
+        return sum(len(done.tokens) for done in engine.complete(requests))
+
+    return run
+
+
+def ours(lm: Any, ids: list[tuple[int, ...]], long: list[int], options: Any) -> dict[str, float]:
+    """Measure this project's engine."""
+    engine = lm.engine(Options(share=False))
+    found = {}
+    for name, count, guess in (
+        ("one stream", 1, False),
+        ("one stream with guesses", 1, True),
+        ("8 streams", 8, False),
+        ("16 streams", 16, False),
+    ):
+        rates = timed(streams(engine, ids, count, options.tokens, guess), options.runs)
+        found[name] = show(f"jax-llm: {name}", rates)
+
+    def read(i: int) -> int:
+        engine.complete([Request(tuple(long), 1)])
+        return len(long)
+
+    found["prompt"] = show(f"jax-llm: prompt of {len(long)}", timed(read, options.runs))
+    print(f"8 streams / one stream: {found['8 streams'] / found['one stream']:.2f}")
+    return found
+
+
+def peer(python: str, program: str, arguments: list[Any]) -> dict[str, Any]:
+    """Run a measuring program with another interpreter."""
+    texts = [one if isinstance(one, str) else json.dumps(one) for one in arguments]
+    done = subprocess.run(
+        [python, "-c", program, *texts], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(name: str, mine: dict[str, float], theirs: dict[str, Any]) -> None:
+    """Print a peer's figures and how ours stand to them."""
+    for what in ("one stream", "prompt"):
+        rate = show(f"{name}: {what}", theirs[what])
+        print(f"    jax-llm / {name}: {mine[what] / rate:.2f}")
+        if what == "one stream":
+            print(f"    with guesses: {mine['one stream with guesses'] / rate:.2f}")
+
+
+def main(argv: list[str]) -> None:
+    """Measure and compare."""
+    options = parse(argv)
+    lm = llm.load(options.model)
+    ids = [tuple(lm.encode_prompt(text)) for text in PROMPTS]
+    rng = np.random.default_rng(0)
+    long = rng.integers(100, lm.config.vocab_size, LENGTH).tolist()
+    mine = ours(lm, ids, long, options)
+    rest = [ids, long, options.tokens, options.runs]
+    if options.transformers:
+        with tempfile.TemporaryDirectory() as folder:
+            lm.save(Path(folder) / "model", format="hf")
+            theirs = peer(options.transformers, TRANSFORMERS, [f"{folder}/model", *rest])
+        compare("transformers", mine, theirs)
+        same = [
+            done.tokens == text
+            for done, text in zip(
+                lm.engine().complete([Request(i, options.tokens) for i in ids[: options.runs]]),
+                theirs["texts"],
+                strict=False,
+            )
+        ]
+        print(f"texts equal to transformers': {sum(same)} of {len(same)}")
+    if options.llama:
+        file = options.gguf or options.model
+        compare("llama.cpp", mine, peer(options.llama, LLAMA, [file, *rest]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
