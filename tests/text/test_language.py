@@ -78,14 +78,14 @@ def translations():
     for folder in CATALOGS:
         for file in sorted(Path(folder).rglob("*.mo")):
             code = file.parts[-3].partition(".")[0]
-            if code not in TESTED.split() or len(texts[code]) >= 16:
+            if code not in TESTED.split() or len(texts[code]) >= 40:
                 continue
             with file.open("rb") as stream:
                 catalog = gettext.GNUTranslations(stream)._catalog
             long = [v for k, v in catalog.items() if isinstance(k, str) and v != k and len(v) > 30]
             joined = re.sub(r"%[-0-9.]*[a-zA-Z]|\S*_\w+|--\w+", " ", " ".join(long))
             joined = " ".join(joined.split())
-            texts[code] += [joined[i : i + 1000] for i in range(0, len(joined) - 1000, 1000)][:4]
+            texts[code] += [joined[i : i + 1000] for i in range(0, len(joined) - 1000, 1000)][:10]
     return texts
 
 
