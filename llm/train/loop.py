@@ -238,13 +238,14 @@ class Loop:
     def _evaluate(self, done: int, end: int, state: State, outputs: Any) -> None:
         """Call the hooks before saving, so that a checkpoint knows its own evaluation.
 
-        A hook that fails loses no step: the state is saved before its error ends the run.
+        A hook that fails loses no step: the state is saved before its error ends the run. Of
+        several processes the others may not fail, so that they could not save together.
         """
         self.latest = {}
         try:
             self._call_hooks(done, end, state, outputs)
         except Exception:
-            if self._look(done, outputs) is None:
+            if jax.process_count() == 1 and self._look(done, outputs) is None:
                 self.save(state, {})
             raise
 

@@ -12,6 +12,7 @@ import numpy as np
 from llm.core import config as configs
 from llm.core import console, logs, metrics, profile, sharding, signals, trees, watchdog
 from llm.data import feed
+from llm.errors import NonFiniteError, Preempted
 from llm.models import costs
 from llm.train import bad_batches, evaluate, initial, loop, samples, spikes
 from llm.train.keeper import Keeper
@@ -113,10 +114,15 @@ def _train(
         bar=screen.bar,
     )
     _announce(runner.say, inputs, bones, layout, int(state.step), settings)
+    together = True  # saving is done by all processes, or none
     try:
         return runner.run(state, frozen, jax.random.key(int(config.seed)))
+    except BaseException as error:
+        together = jax.process_count() == 1 or isinstance(error, Preempted | NonFiniteError)
+        raise
     finally:
-        keeper.close()
+        if together:
+            keeper.close()
 
 
 def _places(places: State, state: State) -> State:
