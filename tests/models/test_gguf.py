@@ -42,6 +42,20 @@ def test_weights_encode_as_the_reference_does(name):
     assert got == GOLDEN[f"{name}_encoded"].tobytes()
 
 
+def test_weights_of_a_coarser_grid_keep_it():
+    """What was read from 4 bits is written in 8 with half the reference's error."""
+    read = gguf_blocks.decode("Q4_1", GOLDEN["Q4_1_blocks"].reshape(-1)).reshape(-1, 32)
+    written = gguf_blocks.decode("Q8_0", np.frombuffer(gguf_blocks.encode("Q8_0", read), np.uint8))
+    reference = np.abs(read).max(1, keepdims=True) / 127
+    scale = np.maximum(reference.astype(np.float16).astype(np.float32), 1e-30)
+    plain = scale * np.rint(read / np.maximum(reference, 1e-30))
+    error, before = (
+        np.square(written.reshape(read.shape) - read).sum(),
+        np.square(plain - read).sum(),
+    )
+    assert error < 0.5 * before
+
+
 # --- The container --------------------------------------------------------------------------
 
 
