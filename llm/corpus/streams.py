@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 CHUNK = 1 << 18  # compressed bytes read at once
+FEED = 1 << 11  # compressed bytes decompressed at once: they may unpack to 30,000 times as many
 LARGEST_PIECE = 1 << 20  # decompressed bytes handed on at once
 
 
@@ -85,16 +86,18 @@ def _member(file: BinaryIO, codec: Codec, start: int) -> Generator[Piece, None, 
     file.seek(start)
     engine, at = codec.open(), start
     while chunk := file.read(CHUNK):
-        at += len(chunk)
-        try:
-            data = engine.decompress(chunk)
-        except codec.errors as error:
-            yield Piece(start, b"", f"the compressed data are damaged ({error})")
-            return -1
-        for cut in range(0, len(data), LARGEST_PIECE):
-            yield Piece(start, data[cut : cut + LARGEST_PIECE])
-        if engine.eof:
-            return at - len(engine.unused_data)
+        for cut in range(0, len(chunk), FEED):
+            part = chunk[cut : cut + FEED]
+            at += len(part)
+            try:
+                data = engine.decompress(part)
+            except codec.errors as error:
+                yield Piece(start, b"", f"the compressed data are damaged ({error})")
+                return -1
+            for low in range(0, len(data), LARGEST_PIECE):
+                yield Piece(start, data[low : low + LARGEST_PIECE])
+            if engine.eof:
+                return at - len(engine.unused_data)
     yield Piece(start, b"", "the file ends inside a compressed member")
     return -1
 
@@ -108,7 +111,7 @@ def _next(file: BinaryIO, codec: Codec, start: int) -> int:
         found = window.find(codec.magic)
         while found >= 0:
             try:
-                if codec.open().decompress(window[found : found + CHUNK]):
+                if codec.open().decompress(window[found : found + FEED]):
                     return base + found
             except codec.errors:
                 pass
