@@ -214,8 +214,15 @@ def _arrays(batch: list[Document]) -> dict[str, np.ndarray]:
         "name": np.frombuffer(names, np.uint64),
         "group": np.frombuffer(groups, np.uint64),
         "size": np.fromiter(sizes, np.int64, count),
+        "score": np.fromiter((_score(d) for d in batch), np.float32, count),
         "planted": np.fromiter(("injected" in d["meta"] for d in batch), np.bool_, count),
     }
+
+
+def _score(document: Document) -> float:
+    """Return the quality that a filter or the source noted; 0 where none did."""
+    noted = document["meta"].get("quality", 0.0)
+    return float(noted) if isinstance(noted, int | float) else 0.0
 
 
 def _key(name: str) -> bytes:

@@ -79,7 +79,8 @@ def select(
         near: "drop" near copies of Jaccard similarity >= threshold, "group" them into one
             split only, or "off".
         threshold: exact Jaccard similarity of word 5-grams that makes a candidate a copy.
-        keep: "longest" or "first" of a cluster stays. Planted documents never win.
+        keep: the "longest", the "best" (by meta's "quality", then length) or the "first" of a
+            cluster stays. Planted documents never win.
         validation: share of bytes for the validation split.
         by_group: documents of one group (for pydocs: one module) join the same split.
         seed: orders the components for the split.
@@ -118,8 +119,9 @@ def select(
 def _rank(columns: dict[str, np.ndarray], keep: str) -> np.ndarray:
     """Rank documents: real before planted, then by the policy, then by order."""
     order = np.arange(len(columns["size"]))
-    size = -columns["size"] if keep == "longest" else order
-    by_preference = np.lexsort((order, size, columns["planted"]))
+    size = order if keep == "first" else -columns["size"]
+    score = -columns["score"] if keep == "best" else np.zeros(len(order))
+    by_preference = np.lexsort((order, size, score, columns["planted"]))
     rank = np.empty_like(order)
     rank[by_preference] = order
     return rank

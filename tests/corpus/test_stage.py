@@ -236,7 +236,14 @@ def test_copies_are_dropped_kept_best_and_grouped(tmp_path):
     stage.run(made, str(tmp_path / "a"), quiet())
     kept = {d["id"] for d in records.read_documents(tmp_path / "a")}
     assert "d0" in kept and not {"d1", "d2"} & kept
-    made.dedup.near = "group"
+    rows = [{"id": f"d{i}", "text": t, "meta": {"quality": 0.9 if i == 1 else 0.1}}
+            for i, t in enumerate(texts)]  # fmt: skip
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made.dedup.keep = "best"
+    stage.run(made, str(tmp_path / "b"), quiet())
+    kept = {d["id"] for d in records.read_documents(tmp_path / "b")}
+    assert "d1" in kept and not {"d0", "d2"} & kept
+    made.dedup.keep, made.dedup.near = "first", "group"
     made.split.validation = 0.3
     stage.run(made, str(tmp_path / "a"), quiet())
     sides = [{d["id"] for d in records.read_documents(tmp_path / "a", s)}
