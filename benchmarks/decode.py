@@ -2,7 +2,7 @@
 """Measure decoding: one stream, several streams, and reading a prompt, beside other software.
 
 Command:  python benchmarks/decode.py MODEL [--runs=3] [--tokens=64]
-              [--transformers=PYTHON] [--llama=PYTHON --gguf=FILE]
+              [--transformers=PYTHON] [--llama=PYTHON --gguf=FILE] [--identity=200]
 MODEL:    what `llm.load` opens (a workdir, a Hugging Face folder or a .gguf file).
 PYTHON:   the interpreter of an environment with torch and transformers, or with llama-cpp-python;
           transformers gets the same weights as a temporary Hugging Face folder.
@@ -10,6 +10,8 @@ PYTHON:   the interpreter of an environment with torch and transformers, or with
 Prints one line per figure: the median of the runs and their lowest and highest. Compilation, or a
 first run elsewhere, is not counted. Greedy; stop tokens are ignored, so that all texts are equally
 long. "guesses" are tokens looked up in the text itself: the text is the same without them.
+--identity compares the texts of that many prompts, each alone without guesses and shared pages,
+with those of all at once with both, and measures nothing else.
 """
 
 import argparse
@@ -88,6 +90,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--transformers", default="", help="a Python that has transformers")
     parser.add_argument("--llama", default="", help="a Python that has llama_cpp")
+    parser.add_argument("--identity", type=int, default=0, help="prompts to compare, instead")
     parser.add_argument("--gguf", default="", help="file for llama.cpp; MODEL if that is one")
     return parser.parse_args(argv)
 
@@ -143,6 +146,26 @@ def ours(lm: Any, ids: list[tuple[int, ...]], long: list[int], options: Any) -> 
     return found
 
 
+def identity(lm: Any, count: int, tokens: int) -> None:
+    """Print how many texts change in company, and by how much their log-probabilities differ."""
+    long = " ".join(PROMPTS * 2)  # shared by every second prompt, more than a page
+    texts = [f"{long if i % 2 else ''}{PROMPTS[i % 8]} {i}" for i in range(count)]
+    requests = [Request(tuple(lm.encode_prompt(text)), tokens) for text in texts]
+    plain = lm.engine(Options(guess=False, share=False))
+    alone = [plain.complete([request])[0] for request in requests]
+    together = lm.engine().complete(requests)
+    flips, gaps = 0, [0.0]
+    for one, other in zip(alone, together, strict=True):
+        pairs = list(zip(one.tokens, other.tokens, one.logprobs, other.logprobs, strict=False))
+        first = next((i for i, (a, b, _, _) in enumerate(pairs) if a != b), None)
+        if first is not None:
+            flips += 1
+            print(f"a text changes at token {first}: gap {abs(pairs[first][2] - pairs[first][3])}")
+        gaps += [abs(p - q) for _, _, p, q in pairs[:first]]
+    print(f"{count} texts of {tokens} tokens alone and 16 at a time: {flips} differ")
+    print(f"largest difference of a log-probability before that: {max(gaps)}")
+
+
 def peer(python: str, program: str, arguments: list[Any]) -> dict[str, Any]:
     """Run a measuring program with another interpreter."""
     texts = [one if isinstance(one, str) else json.dumps(one) for one in arguments]
@@ -165,6 +188,9 @@ def main(argv: list[str]) -> None:
     """Measure and compare."""
     options = parse(argv)
     lm = llm.load(options.model)
+    if options.identity:
+        identity(lm, options.identity, options.tokens)
+        return
     ids = [tuple(lm.encode_prompt(text)) for text in PROMPTS]
     rng = np.random.default_rng(0)
     long = rng.integers(100, lm.config.vocab_size, LENGTH).tolist()

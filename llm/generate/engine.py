@@ -95,22 +95,28 @@ class Handle:
         self.give(self._collector.end(reason))
 
     def __iter__(self) -> Iterator[Piece]:
+        """Yield the pieces; leaving early cancels the request."""
         self.streams = True
-        while True:
-            while self._pieces:
-                yield self._pieces.popleft()
-            if self.reason:
-                return
-            self._engine.step()
+        try:
+            while self._pieces or not self.reason:
+                while self._pieces:
+                    yield self._pieces.popleft()
+                if not self.reason:
+                    self._engine.step()
+        finally:
+            self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
+        """Yield the pieces; leaving early cancels the request."""
         self.streams = True
-        while True:
-            while self._pieces:
-                yield self._pieces.popleft()
-            if self.reason:
-                return
-            await asyncio.to_thread(self._engine.step)
+        try:
+            while self._pieces or not self.reason:
+                while self._pieces:
+                    yield self._pieces.popleft()
+                if not self.reason:
+                    await asyncio.to_thread(self._engine.step)
+        finally:
+            self.cancel()
 
     def result(self) -> Completion:
         """Run the engine until the text has ended, and return it whole."""
@@ -234,7 +240,12 @@ class Engine:
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Generate the continuations of any number of requests, in their order."""
-        return [handle.result() for handle in self.submit_all(requests)]
+        handles = self.submit_all(requests)
+        try:
+            return [handle.result() for handle in handles]
+        finally:
+            for handle in handles:  # those that an interruption left
+                handle.cancel()
 
     def step(self) -> bool:
         """Move every text on; return whether any is left."""

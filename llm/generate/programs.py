@@ -66,9 +66,13 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, model: Any, params: Any, dtype: str, mesh: Any) -> "Part":
-        """Prepare parameters: on a CPU every layer's apart (see `separate`)."""
+        """Prepare parameters: on a CPU every layer's apart (see `separate`).
+
+        Not where an adapter is in force: it finds its maps by the paths of stacked layers.
+        """
         size = sum(x.nbytes for x in jax.tree.leaves(params))
-        if mesh is None and jax.default_backend() == "cpu" and size <= _SEPARATE:
+        plain = model.config.adapter.name == "none" and mesh is None
+        if plain and jax.default_backend() == "cpu" and size <= _SEPARATE:
             params = separate(params)
         return cls(model, params, dtype)
 

@@ -165,6 +165,15 @@ def test_a_short_request_is_not_blocked_by_long_ones(model):
     assert engine.running == 0 and {handle.reason for handle in long} == {"cancelled"}
 
 
+def test_leaving_a_stream_early_frees_its_place(model):
+    engine = faked(model)
+    for piece in engine.submit(Request((1, 2, 3), 50)):
+        assert piece.tokens == [1]
+        break
+    engine.step()
+    assert engine.running == 0
+
+
 def test_requests_begin_in_their_order_when_room_is_short(model):
     engine = faked(model, rows=2)
     sizes = [300, 5, 5, 300, 5]
