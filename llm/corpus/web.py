@@ -17,7 +17,7 @@ from llm.text import records
 ARCHIVES = tuple(f".{kind}{end}" for kind in ("warc", "wet") for end in ("", ".gz", ".zst"))
 PAGES = (".html", ".htm", ".html.gz", ".htm.gz")
 DUMPS = (".xml", ".xml.bz2", ".xml.gz", ".xml.zst")
-PAGES_PER_SHARD = 256
+PAGES_PER_SHARD = 64
 
 
 class Problem(NamedTuple):
