@@ -205,8 +205,15 @@ def test_the_payload_itself_would_run(tmp_path):
     assert pickled(tmp_path).startswith(b"cos\nsystem\n") and pickled(tmp_path).endswith(b"tR.")
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["native", "hf", "gguf"])
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        *(("hf", form) for form in FORMS),
+        ("native", "pickle"),
+        ("native", "npy"),
+        ("gguf", "pickle"),
+    ],
+)
 def test_payloads_in_place_of_any_file_do_not_run(kind, form, models, marker, tmp_path):
     content = FORMS[form](marker)
     names = [f.relative_to(models / kind) for f in sorted((models / kind).rglob("*"))]
