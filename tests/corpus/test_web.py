@@ -324,7 +324,7 @@ def test_tensorflow_datasets(tmp_path):
         name="small",
         version="1.0.0",
         features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
-        split_datasets={"train": [{"text": t} for t in texts]},
+        split_datasets={"train": [(i, {"text": t}) for i, t in enumerate(texts)]},
         data_dir=str(tmp_path),
     )
     source = sources.get("tfds")
