@@ -148,6 +148,7 @@ def test_dpo_begins_at_a_tie_on_the_merged_model(tuned, data, tmp_path):
     assert losses[0] == pytest.approx(np.log(2), abs=1e-5) and losses[-1] != losses[0]
 
 
+@pytest.mark.slow
 def test_dpo_goes_on_with_old_adapters(tuned, data, tmp_path):
     changes = {"model__adapter__name": "inherit", "objective__reference": "start"}
     _, params = _run("dpo_lora", tmp_path / "dpo", tuned[0], data, **changes)
@@ -157,6 +158,7 @@ def test_dpo_goes_on_with_old_adapters(tuned, data, tmp_path):
     assert _losses(tmp_path / "dpo")[0] == pytest.approx(np.log(2), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_base_in_four_bits(base, data, tmp_path):
     changes = {"model__adapter__base": "int4", "model__adapter__block": 8}
     state, params = _run("sft_lora", tmp_path / "q", base, data, **changes)
