@@ -5,14 +5,14 @@
         --config.init.from=SmolLM2-135M-Instruct.Q4_1.gguf --config.data.path=runs/corpus \\
         --workdir=runs/smollm2/lora
 
-scripts/smollm2.sh fetches the model and runs this. Hardware: two CPU cores, about five minutes.
+scripts/smollm2.sh fetches the model and runs this. Hardware: two CPU cores, a few minutes.
 """
 
 from configs import common
 
 
 def get_config():
-    config = common.follow_up(steps=40, batch_size=8, length=128)
+    config = common.follow_up(steps=40, batch_size=4, length=128)
     config.model.adapter = common.adapter("lora", rank=16, alpha=32.0)
     config.data.source = "function_questions"
     config.objective.name = "sft"
