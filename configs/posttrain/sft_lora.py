@@ -15,7 +15,8 @@ Other adapters are other names and numbers, here and in every config of this fol
 `llm.load("runs/sft_lora")` answers with the adapter; `.merge()` gives a plain model, and
 `.save("adapter", format="peft")` writes the adapter alone.
 
-Hardware: any CPU with two cores, about 40 seconds on the quickstart's model.
+Hardware: any CPU with two cores, one to two minutes on the quickstart's model, whose held-out loss
+of the answers falls from 5.7 to 3.7 nats per token at step 200.
 """
 
 from configs import common
