@@ -84,6 +84,11 @@ def _write(
     records: Records, tokenizer: Any, length: int, folder: Any, classes: list[str], key: str
 ) -> rows.RowDataset:
     """Write the rows of one split; longer texts are cut, keeping their end token."""
+    if len(classes) < 2:
+        raise DataError(
+            f"The data has one label only: {', '.join(classes) or 'none'}.",
+            "Classification needs two: take other data, or another entry of meta (data.field).",
+        )
     numbers = {label: i for i, label in enumerate(classes)}
 
     def examples() -> Iterator[packing.Row]:
