@@ -130,8 +130,11 @@ def from_dict(fields: Mapping[str, Any]) -> Adapter:
     Raises:
         ConfigError: a key is unknown.
     """
-    if not isinstance(fields, Mapping):
-        raise ConfigError("model.adapter is no table of fields.", "Restore the config.json.")
+    try:
+        fields = dict(fields)
+    except (TypeError, ValueError) as error:
+        problem = "model.adapter is no table of fields."
+        raise ConfigError(problem, "Restore the config.json.") from error
     known = [field.name for field in dataclasses.fields(Adapter)]
     for key in fields:
         if key not in known:
