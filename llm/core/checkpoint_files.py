@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -364,8 +365,9 @@ def prepare(directory: str | os.PathLike) -> Any:
         StorageError: it cannot.
     """
     base = files.path(directory)
-    files.write_atomic(base / ".writable", b"")
-    (base / ".writable").unlink()
+    probe = base / f".tmp-{uuid.uuid4().hex}"  # several processes prepare the same folder
+    files.write_atomic(probe, b"")
+    probe.unlink()
     return base
 
 
