@@ -29,6 +29,7 @@ from llm.core.metrics import read_lines
 from tests.faults import runs
 
 STARTS = 6  # a run that needs more has not recovered
+KILLS = 10  # of a run that is killed again and again
 CONFIG = "tests/faults/faulty.py"
 
 
@@ -81,6 +82,13 @@ class Run:
 
 def kill(run):
     run.kill()
+
+
+def kill_again(run):
+    """Killed at ten random steps, each time in the middle of what the next start does."""
+    for moment in sorted(run.rng.sample(range(2, runs.STEPS - 3), KILLS)):
+        run.moment = moment
+        run.kill()
 
 
 def kill_at_start(run):
@@ -175,6 +183,7 @@ def bad_cache(run):
 
 FAULTS = {
     "kill": kill,
+    "kill ten times": kill_again,
     "kill at start": kill_at_start,
     "kill in a save": kill_in_a_save,
     "SIGTERM": terminate,
@@ -244,8 +253,9 @@ def one(root, number, seed, data, wanted, names):
     shutil.rmtree(run.workdir, ignore_errors=True)
     began = time.monotonic()
     FAULTS[name](run)
-    while run.codes[-1] != 0 and len(run.codes) < STARTS:
-        run.end(run.start())
+    for _ in range(STARTS):
+        if run.codes[-1] != 0:
+            run.end(run.start())
     wrong = problem(run, wanted)
     if not wrong:
         shutil.rmtree(run.workdir)
