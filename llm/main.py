@@ -26,6 +26,7 @@ OBJECTIVES = {
     "fim": "llm.train.objective:cross_entropy",
     "dpo": "llm.posttrain.preference:dpo",
     "ipo": "llm.posttrain.preference:ipo",
+    "reward": "llm.posttrain.reward:reward",
     "classify": "llm.posttrain.classify:classify",
 }
 
@@ -214,10 +215,12 @@ def model_config(section: Mapping[str, Any], tokenizer: Any, inherited: Mapping 
 def with_classes(shape: Any, splits: Mapping[str, Any]) -> Any:
     """Give a classification head the classes of the data, where the config names none.
 
+    One class is a score, which has no name.
+
     Raises:
         ConfigError: the data has no classes, or others than the model.
     """
-    if not shape.classifies:
+    if not shape.classifies or shape.n_classes == 1:
         return shape
     found = [rows.manifest.get("labels", []) for rows in splits.values()]
     labels: list[str] = next((names for names in found if names), [])

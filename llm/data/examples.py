@@ -62,6 +62,22 @@ def chat_example(
     return _shifted(ids, weights if assistant_only else [1.0] * len(ids))
 
 
+def pairs_of(record: dict[str, Any], name: str = "preference") -> Iterator[dict[str, Any]]:
+    """Yield a record's pairs: itself, or of a "ranking" (best first) every better with every worse.
+
+    Raises:
+        DataError: the ranking has fewer than two answers.
+    """
+    ranking = record.get("ranking")
+    if ranking is None:
+        yield record
+        return
+    if not isinstance(ranking, list | tuple) or len(ranking) < 2:
+        raise DataError(f"{name} ranks fewer than two answers.", "List the answers, best first.")
+    for chosen, rejected in itertools.combinations(ranking, 2):
+        yield {"prompt": record.get("prompt"), "chosen": chosen, "rejected": rejected}
+
+
 def preference_examples(
     record: dict[str, Any], tokenizer: Tokenizer, name: str = "preference"
 ) -> list[packing.Row]:
@@ -81,13 +97,33 @@ def preference_examples(
             lambda pair: pair[0] == pair[1], zip(*sides.values(), strict=False)
         )
         prompt = [message for message, _ in pairs]
-    known = tokenizer.encode_chat(prompt, True)[0] if prompt else []
-    examples = []
-    for messages in sides.values():
-        ids, weights = tokenizer.encode_chat(messages)
-        weights = [0.0] * min(len(known), len(ids)) + weights[len(known) :]
-        examples.append(_shifted(ids, weights))
-    return examples
+    return [answer_example(prompt, messages, tokenizer) for messages in sides.values()]
+
+
+def number_of(record: dict[str, Any], key: str, name: str) -> float:
+    """Return a number of a record; 0 where it has none.
+
+    Raises:
+        DataError: something else stands there.
+    """
+    value = record.get(key, 0.0)
+    if not isinstance(value, int | float) or not abs(value) < 1e30:
+        raise DataError(f"{name} has a {key} that is no number: {value!r:.40}.", "Correct it.")
+    return float(value)
+
+
+def answer_example(
+    prompt: Sequence[dict[str, Any]], messages: Sequence[dict[str, Any]], tokenizer: Tokenizer
+) -> packing.Row:
+    """Return a chat as the example of what comes after its prompt.
+
+    All its tokens up to the stop token are there, so that a reward model can read the whole; what
+    a template adds after the stop is not. The last target is blank.
+    """
+    known = len(tokenizer.encode_chat(prompt, True)[0]) if prompt else 0
+    ids, weights = tokenizer.encode_answer(messages)
+    weights = [0.0] * min(known, len(ids)) + weights[known:]
+    return _shifted([*ids, 0], [*weights, 0.0])
 
 
 def check_messages(messages: Any, name: str) -> list[dict[str, Any]]:

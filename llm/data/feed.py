@@ -142,7 +142,7 @@ class Feed:
                 return part
             for field, values in part.items():
                 if field not in result:
-                    result[field] = np.zeros((share, values.shape[1]), values.dtype)
+                    result[field] = np.zeros((share, *values.shape[1:]), values.dtype)
                 result[field][chosen] = values
         return result
 

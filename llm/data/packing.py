@@ -20,6 +20,14 @@ DTYPES: dict[str, Any] = {
     "segments": np.int32,
     "positions": np.int32,
 }
+# Fields of one number per row, whatever its length: see `llm.data.rows`.
+SCALARS: dict[str, Any] = {
+    "margins": np.float32,
+    "labels": np.int32,
+    "logps": np.float32,
+}
+# Fields of several numbers per token, most likely first: a teacher's tokens and log-probabilities.
+VECTORS: dict[str, Any] = {"topids": np.int32, "toplogps": np.float32}
 CONTENT = ("tokens", "targets", "weights")
 FILL_BUFFER = 1 << 20  # tokens gathered before rows are cut from them
 FIT_BUFFER = 2048  # examples sorted together for the best fit

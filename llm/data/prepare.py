@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from llm import files
 from llm.data import examples, packing, rows
 from llm.errors import ConfigError, DataError, unknown
@@ -18,7 +20,7 @@ from llm.text import records
 from llm.tokenizers.base import Tokenizer
 
 TOO_LONG = ("drop", "truncate")
-VERSION = 1  # raise when the same input would give other rows
+VERSION = 2  # raise when the same input would give other rows
 
 
 def prepare_documents(
@@ -110,7 +112,9 @@ def prepare_preferences(
 
     Args:
         source: a JSONL path, or dicts with "prompt", "chosen" and "rejected", each a string or a
-            list of messages; without "prompt", chosen and rejected are whole chats.
+            list of messages; without "prompt", chosen and rejected are whole chats. A number
+            "margin" says how much better the chosen one is; "ranking", a list of answers, best
+            first, stands for all its pairs.
         too_long: "drop" or "truncate" pairs of which one side has more tokens than a row.
 
     Raises:
@@ -124,19 +128,28 @@ def prepare_preferences(
 
     def blocks() -> Iterator[packing.Row]:
         for number, record in enumerate(items()):
-            pair = examples.preference_examples(record, tokenizer, f"preference {number}")
-            kept = list(_fitting(pair, length, too_long, counter))
-            if len(kept) < 2:
-                counter["pairs_dropped"] += 1
-                continue
-            counter["examples"] += 1
-            row: packing.Row = {}
-            for side, example in zip(("chosen", "rejected"), kept, strict=True):
-                (packed,) = packing.pack([example], length, split_long=False)
-                row |= {f"{side}_{name}": values for name, values in packed.items()}
-            yield row
+            name = f"preference {number}"
+            for one in examples.pairs_of(record, name):
+                pair = examples.preference_examples(one, tokenizer, name)
+                kept = list(_fitting(pair, length, too_long, counter))
+                if len(kept) < 2:
+                    counter["pairs_dropped"] += 1
+                    continue
+                counter["examples"] += 1
+                row = alone(kept, ("chosen_", "rejected_"), length)
+                margin = examples.number_of(one, "margin", name)
+                yield row | {"margins": np.asarray(margin, np.float32)}
 
     return _store("preferences", out_dir, blocks, tokenizer, key, counter)
+
+
+def alone(found: Sequence[packing.Row], prefixes: Sequence[str], length: int) -> packing.Row:
+    """Return one row that holds each example by itself, its fields named by its prefix."""
+    row: packing.Row = {}
+    for prefix, example in zip(prefixes, found, strict=True):
+        (packed,) = packing.pack([example], length, split_long=False)
+        row |= {f"{prefix}{name}": values for name, values in packed.items()}
+    return row
 
 
 def prepare_text(

@@ -2,7 +2,9 @@
 """Rows on disk: fixed-length training rows in `.npy` shards beside a manifest.
 
 A folder holds `<field>-<shard>.npy` files, arrays [rows of the shard, length] in the narrowest type
-that holds their values, and `manifest.json`, which is written last.
+that holds their values, and `manifest.json`, which is written last. A field whose last word is one
+of `packing.SCALARS` has one number per row, [rows]; one of `packing.VECTORS` several per token,
+[rows, length, k].
 """
 
 import io
@@ -22,6 +24,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 SHARD_TOKENS = 1 << 24  # tokens per shard and field
 Batch = dict[str, np.ndarray]
+_KINDS = {**packing.DTYPES, **packing.SCALARS, **packing.VECTORS}
 
 
 class RowDataset:
@@ -59,13 +62,22 @@ class RowDataset:
                 "The rows were made again with other settings: start a new run.",
             )
         shards = np.searchsorted(self._starts, wanted, side="right") - 1
-        batch = {name: np.empty((len(wanted), self.length), _kind(name)) for name in self.fields}
+        batch = {
+            name: np.empty((len(wanted), *self._shape(name)), _kind(name)) for name in self.fields
+        }
         for shard in np.unique(shards).tolist():
             chosen = np.flatnonzero(shards == shard)
             local = wanted[chosen] - self._starts[shard]
             for name, values in batch.items():
                 values[chosen] = self._array(name, shard)[local]
         return batch
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one row's field."""
+        kind = name.rsplit("_", 1)[-1]
+        if kind in packing.SCALARS:
+            return ()
+        return (self.length, self.manifest["k"]) if kind in packing.VECTORS else (self.length,)
 
     def verify(self) -> None:
         """Read every shard and compare its hash with the manifest.
@@ -82,7 +94,7 @@ class RowDataset:
     def _array(self, name: str, shard: int) -> np.ndarray:
         if (name, shard) not in self._arrays:
             place = self.folder / f"{name}-{shard:05d}.npy"
-            expected = (self.manifest["shards"][shard]["rows"], self.length)
+            expected = (self.manifest["shards"][shard]["rows"], *self._shape(name))
             try:
                 array = _open_array(place)
             except (OSError, ValueError) as error:
@@ -134,7 +146,8 @@ def write_rows(folder: Any, rows: Iterable[Batch], meta: dict[str, Any]) -> dict
 
     Args:
         folder: where to.
-        rows: single rows (1-D arrays) or blocks of rows ([n, length]), all of one length.
+        rows: single rows (1-D arrays) or blocks of rows ([n, length]), all of one length; the first
+            field is one of tokens.
         meta: further entries of the manifest (tokenizer_hash, config_hash, …); a callable value is
             called once the rows are consumed, for counts that are only known then.
 
@@ -212,7 +225,10 @@ def _shards(rows: Iterable[Batch]) -> Iterator[Batch]:
     waiting: list[Batch] = []
     count = 0
     for item in rows:
-        block = {name: np.atleast_2d(values) for name, values in item.items()}
+        alone = np.ndim(next(iter(item.values()))) == 1
+        block = {
+            name: np.asarray(values)[None] if alone else values for name, values in item.items()
+        }
         first = next(iter(block.values()))
         limit = max(1, SHARD_TOKENS // first.shape[1])
         start = 0
@@ -242,7 +258,7 @@ def narrow(values: np.ndarray) -> np.ndarray:
 
 
 def _kind(field: str) -> Any:
-    return packing.DTYPES[field.rsplit("_", 1)[-1]]
+    return _KINDS[field.rsplit("_", 1)[-1]]
 
 
 def _open_array(place: Any) -> np.ndarray:

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of texts and of words, from models with a classification head."""
+"""Classes of texts and of words, and scores of answers, from models with such a head."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llm.errors import ConfigError
+from llm.generate.buckets import bucket, count_program, layout, row_count
+from llm.generate.buckets import parts as batch_parts
+from llm.models import pooling
 
 Answer = tuple[str, float]  # label, probability
 
@@ -29,7 +34,7 @@ def _ids(lm: Any, pieces: Sequence[str]) -> tuple[list[int], list[int]]:
 
 def classify(lm: Any, texts: Sequence[Any]) -> list[Any]:
     """Classify texts, or the words of texts given as lists; see `LanguageModel.classify`."""
-    if not lm.config.classifies:
+    if not lm.config.classifies or lm.config.n_classes == 1:
         raise ConfigError(
             "The model has no classification head.",
             "Train one with configs/posttrain/classify_tiny.py.",
@@ -53,3 +58,50 @@ def _one(lm: Any, pieces: list[str]) -> list[Answer] | Answer:
         return [best[min(place, len(ids) - 1)] for place in places]
     # A decoder has read a text at its last token; an encoder gathers it at its first.
     return best[-1 if lm.config.causal else 0]
+
+
+def scores(lm: Any, answers: Sequence[Any], batch: int = 16) -> np.ndarray:
+    """Score answers with a reward model; see `LanguageModel.scores`."""
+    if lm.config.head != "sequence" or lm.config.n_classes != 1:
+        raise ConfigError(
+            "The model has no score head.", "Train one with configs/posttrain/reward.py."
+        )
+    listed = [_answer_ids(lm, answer)[: lm.config.max_length] for answer in answers]
+    found = np.zeros(len(listed), np.float32)
+    order = sorted(range(len(listed)), key=lambda i: len(listed[i]))  # alike in length: no padding
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        length = bucket(max(len(listed[i]) for i in places), 16, lm.config.max_length)
+        rows = row_count(len(places), batch_parts(lm.mesh))
+        tokens, segments = np.zeros((2, rows, length), np.int32)
+        for row, i in enumerate(places):
+            tokens[row, : len(listed[i])] = listed[i]
+            segments[row, : len(listed[i])] = 1
+        with layout(lm.mesh):
+            values = _scores(lm.model, lm.params, jnp.asarray(tokens), jnp.asarray(segments))
+        found[places] = np.asarray(values)[: len(places)]
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _scores(model: Any, params: Any, tokens: jax.Array, segments: jax.Array) -> jax.Array:
+    count_program("scores")
+    return pooling.scores(model, params, tokens, segments)
+
+
+def _answer_ids(lm: Any, answer: Any) -> list[int]:
+    """Return the ids that a reward model reads: of a whole chat up to its stop token, or as given.
+
+    Raises:
+        ConfigError: there is nothing to score, or an id is beyond the vocabulary.
+    """
+    chat = isinstance(answer, Sequence) and len(answer) and isinstance(answer[0], Mapping)
+    if chat:
+        return lm.tokenizer.encode_answer(list(answer))[0]
+    ids = [int(i) for i in answer] if not isinstance(answer, str) else []
+    if not ids or not 0 <= min(ids) <= max(ids) < lm.config.vocab_size:
+        raise ConfigError(
+            f"An answer to score has no ids within 0..{lm.config.vocab_size - 1}.",
+            "Give chats (lists of messages), or lists of this model's token ids.",
+        )
+    return ids

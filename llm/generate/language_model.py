@@ -90,6 +90,20 @@ class LanguageModel:
         self._need_tokenizer()
         return classifying.classify(self, texts)
 
+    def scores(self, answers: Sequence[Any], batch: int = 16) -> np.ndarray:
+        """Return a reward model's scores of whole answers: float32 [len(answers)].
+
+        Args:
+            answers: chats that end with the answer (lists of messages), or lists of token ids.
+            batch: how many to read together.
+
+        Raises:
+            ConfigError: the model has no score head, or an answer cannot be read.
+        """
+        from llm.generate import classifying
+
+        return classifying.scores(self, answers, batch)
+
     def loglikelihood(
         self, pairs: Sequence[tuple[str, str]], **options: int
     ) -> list[tuple[float, bool]]:

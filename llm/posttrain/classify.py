@@ -7,26 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from llm.errors import ConfigError
+from llm.models.pooling import pooled
 from llm.train import losses
 from llm.train.objective import Batch, Objective, model_inputs, nothing
-
-
-def pooled(segments: jax.Array, causal: bool) -> jax.Array:
-    """Tell which token stands for its text: the last that a decoder reads, an encoder's first.
-
-    Args:
-        segments: [B, T] int32; texts 1, 2, … of a row, 0 = padding.
-        causal: whether the model is a decoder.
-
-    Returns:
-        [B, T] bool, one token per text.
-    """
-    edge = jnp.zeros_like(segments[:, :1])
-    if causal:
-        beside = jnp.concatenate([segments[:, 1:], edge], axis=1)
-    else:
-        beside = jnp.concatenate([edge, segments[:, :-1]], axis=1)
-    return (segments > 0) & (segments != beside)
 
 
 def f1_sums(hits: jax.Array, truth: jax.Array, weights: jax.Array, n: int) -> losses.Sums:
@@ -66,10 +49,11 @@ def classify(
     """
     factors = {"moe_balance_loss": balance_weight, "moe_z_loss": router_z_weight}
     c = model.config
-    if not c.classifies:
+    if not c.classifies or c.n_classes == 1:
         raise ConfigError(
-            f"config.objective.name='classify' needs a classification head, not {c.head!r}.",
-            "Set config.model.head='sequence' (or 'token').",
+            f"config.objective.name='classify' needs a classification head, not {c.head!r} with "
+            f"n_classes={c.n_classes}.",
+            "Set config.model.head='sequence' (or 'token') and config.model.n_classes=0.",
         )
 
     def loss(params: Any, frozen: Any, batch: Batch, keys: jax.Array) -> losses.Sums:

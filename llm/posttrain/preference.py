@@ -41,18 +41,24 @@ def sequence_logprobs(
     return sums["logp"][0]
 
 
-def _both(model: Any, params: Any, batch: Batch, keys: Any, chunk: int) -> tuple[Any, Any]:
-    """Return the log-probabilities of chosen and rejected answers from one forward pass."""
-    joined = {
+def joined(batch: Batch) -> dict[str, jax.Array]:
+    """Put the rejected side under the chosen one: "chosen_tokens" [B, T] -> "tokens" [2B, T]."""
+    return {
         name.removeprefix("chosen_"): jnp.concatenate(
             [batch[name], batch[name.replace("chosen_", "rejected_")]]
         )
         for name in batch
         if name.startswith("chosen_")
     }
+
+
+def _both(model: Any, params: Any, batch: Batch, keys: Any, chunk: int) -> tuple[Any, Any]:
+    """Return the log-probabilities of chosen and rejected answers from one forward pass."""
     # The same dropout masks on both answers: their difference is what is learned.
     twice = None if keys is None else jnp.concatenate([keys, keys])
-    chosen, rejected = jnp.split(sequence_logprobs(model, params, joined, "", twice, chunk), 2)
+    chosen, rejected = jnp.split(
+        sequence_logprobs(model, params, joined(batch), "", twice, chunk), 2
+    )
     return chosen, rejected
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where post-training rows come from: chats, preference pairs, or questions about functions."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,19 +10,19 @@ from llm import files
 from llm.data import prepare
 from llm.data.examples import read_records
 from llm.data.rows import RowDataset, open_rows
-from llm.posttrain import questions
+from llm.posttrain import formats, questions
 from llm.text.records import read_documents
 
 Splits = dict[str, RowDataset]
 
 
-def _hold_out(records: str, folder: str, validation: float, make: Callable[..., Any]) -> Splits:
-    """Write train and validation rows of the records; the split is by a hash of each record."""
+def _hold_out(records: str, folder: str, validation: float, format: str, make: Any) -> Splits:
+    """Write train and validation rows of the records; the split is by a hash of each prompt."""
     made = {}
     for split in ("train", "validation") if validation else ("train",):
         target = str(files.path(folder) / split)
-        source = f"{files.hash_file(records)}/{split}/{validation}"
-        make(part(records, split, validation), target, source)
+        source = f"{files.hash_file(records)}/{split}/{validation}/{format}"
+        make(part(records, split, validation, format), target, source)
         made[split] = open_rows(target)
     return made
 
@@ -37,13 +38,28 @@ def _maker(
     return make
 
 
-def part(path: str, split: str, validation: float) -> Iterator[dict]:
-    """Yield the records of one split: which one a record is in is a hash of it."""
-    for record in read_records(path):
-        whole = json.dumps(record, sort_keys=True).encode("utf-8")
+def part(path: str, split: str, validation: float, format: str = "ours") -> Iterator[dict]:
+    """Yield the records of one split: which one a record is in is a hash of its prompt."""
+    for record in formats.convert(read_records(path), format):
+        whole = json.dumps(prompt_of(record), sort_keys=True).encode("utf-8")
         place = int(files.hash_bytes(whole)[:8], 16) / 2**32
         if (place < validation) == (split == "validation"):
             yield record
+
+
+def prompt_of(record: dict) -> Any:
+    """Return what records of one prompt share: the prompt, or where both answers begin alike.
+
+    Other records are alone: they are returned whole.
+    """
+    if record.get("prompt"):
+        return record["prompt"]
+    chosen, rejected = record.get("chosen"), record.get("rejected")
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        pairs = zip(chosen, rejected, strict=False)
+        both = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        return [message for message, _ in both]
+    return record
 
 
 def chats(
@@ -54,10 +70,21 @@ def chats(
     length: int,
     validation: float = 0.05,
     too_long: str = "drop",
+    format: str = "auto",
 ) -> Splits:
-    """Pack {"messages"} records; only what the assistant says is learned."""
+    """Pack {"messages"} records; only what the assistant says is learned.
+
+    Args:
+        tokenizer: gives the ids; its template renders the chats.
+        folder: of the rows.
+        path: JSONL file.
+        length: tokens per row.
+        validation: share held out, by a hash of each record.
+        too_long: "drop" or "truncate" what has more tokens than a row.
+        format: one of `formats.FORMATS`, or "auto".
+    """
     make = _maker(prepare.prepare_chats, tokenizer, length, too_long)
-    return _hold_out(path, folder, validation, make)
+    return _hold_out(path, folder, validation, format, make)
 
 
 def preferences(
@@ -68,10 +95,14 @@ def preferences(
     length: int,
     validation: float = 0.05,
     too_long: str = "drop",
+    format: str = "auto",
 ) -> Splits:
-    """Write {"prompt", "chosen", "rejected"} records, one pair per row."""
+    """Write {"prompt", "chosen", "rejected"} records, one pair per row; arguments as for `chats`.
+
+    No prompt is in both splits.
+    """
     make = _maker(prepare.prepare_preferences, tokenizer, length, too_long)
-    return _hold_out(path, folder, validation, make)
+    return _hold_out(path, folder, validation, format, make)
 
 
 def function_questions(

@@ -155,6 +155,19 @@ class Tokenizer:
         ]
         return ids, weights
 
+    def encode_answer(self, messages: Sequence[dict[str, Any]]) -> tuple[list[int], list[float]]:
+        """Return ids and weights of a chat up to the end of the assistant's last words.
+
+        What a template writes after the last stop token (a newline) is left out, so that a chat
+        ends as a generated one does.
+
+        Raises:
+            DataError: there is no template, or it cannot render these messages.
+        """
+        ids, weights = self.encode_chat(messages)
+        last = max((place for place, weight in enumerate(weights) if weight), default=len(ids) - 1)
+        return ids[: last + 1], weights[: last + 1]
+
     def _mark(
         self, messages: Sequence[dict[str, Any]], prompt: bool, hidden_turns: bool = False
     ) -> chat.Marked:

@@ -155,11 +155,12 @@ def test_preferences_in_every_form(tmp_path, pair):
     for side, answer in (("chosen", "good"), ("rejected", "bad")):
         used = batch[f"{side}_segments"][0] > 0
         tokens, targets = batch[f"{side}_tokens"][0][used], batch[f"{side}_targets"][0][used]
-        text = BYTE.decode([tokens[0], *targets], skip_special=False)
+        text = BYTE.decode(tokens, skip_special=False)
+        np.testing.assert_array_equal(tokens[1:], targets[:-1])
         assert text == f"<s><|user|>q<|end|><|assistant|>{answer}<|end|>"
         learned = targets[batch[f"{side}_weights"][0][used] > 0]
         assert BYTE.decode(learned, skip_special=False) == f"{answer}<|end|>"
-    assert manifest["rows"] == 1 and len(manifest["fields"]) == 10
+    assert manifest["rows"] == 1 and len(manifest["fields"]) == 11
 
 
 def test_earlier_answers_of_a_preference_have_no_weight(tmp_path):

@@ -17,6 +17,7 @@ from llm.core.sharding import unbox
 from llm.errors import ConfigError, DataError
 from llm.generate import loading
 from llm.models.config import TransformerConfig
+from llm.models.pooling import pooled
 from llm.models.transformer import Transformer
 from llm.posttrain import classify, labels
 
@@ -26,7 +27,7 @@ WORDS = {"fruit": ["apple", "pear", "plum"], "colour": ["red", "blue", "green"]}
 
 def test_pooled_tokens():
     segments = jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
-    last, first = classify.pooled(segments, True), classify.pooled(segments, False)
+    last, first = pooled(segments, True), pooled(segments, False)
     np.testing.assert_array_equal(last, [[0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]])
     np.testing.assert_array_equal(first, [[1, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
 
