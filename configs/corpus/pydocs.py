@@ -48,10 +48,16 @@ def get_config() -> ConfigDict:
             "bands": 14,
             "rows": 8,
             "n_gram": 5,
+            # How many make a run that stays only once, such as 50 words; 0 looks for none.
+            "repeats": {"paragraphs": 0, "lines": 0, "sentences": 0, "words": 0},
+            "min_run_chars": 40,
+            "min_left_chars": 100,
+            "against": (),  # workdirs of earlier corpora, whose documents are not taken again
         }
     )
     config.split = ConfigDict({"validation": 0.02, "by_group": True})
     config.engine = ConfigDict({"workers": 2, "shard_bytes": 8_000_000})
-    # Known defects are planted, measured and removed again; kinds=() plants none.
+    # Known defects are planted, measured and removed again; kinds=() plants none. The kind "span"
+    # tells something only with repeats.words.
     config.inject = ConfigDict({"kinds": ("exact", "near", "email", "mojibake"), "rate": 0.02})
     return config

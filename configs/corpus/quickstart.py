@@ -20,4 +20,5 @@ def get_config() -> ConfigDict:
     config.source.kinds = ("docstring", "topic", "licence", "metadata")
     config.source.shards = 4
     config.split.validation = 0.05
+    config.inject.rate = 0.05  # a small corpus: more truth
     return config

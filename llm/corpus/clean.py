@@ -5,14 +5,14 @@ import hashlib
 import io
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm import files
-from llm.corpus import filters, inject, minhash, sources
+from llm.corpus import filters, inject, minhash, sources, units
 from llm.corpus.documents import Document, Drop
 from llm.text import normalize, pii, records
 from llm.text.views import views
@@ -22,7 +22,8 @@ SAMPLES = 3  # dropped documents kept per reason and shard, for the report
 EXCERPT = 400
 
 # Files of one shard in the working folder.
-DOCUMENTS, ARRAYS, SHINGLES = "{:05d}.jsonl.zst", "{:05d}.npz", "{:05d}.shingles.npy"
+DOCUMENTS, ARRAYS = "{:05d}.jsonl.zst", "{:05d}.npz"
+BANDS, SHINGLES, UNITS = "{:05d}.bands.npy", "{:05d}.shingles.npy", "{:05d}.{}.npy"
 
 
 class Ledger:
@@ -100,6 +101,7 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     kept: list[Document] = []
     arrays: list[dict[str, np.ndarray]] = []
     signatures: list[minhash.Signatures] = []
+    runs: dict[str, list[units.Units]] = {name: [] for name in measured(plan["dedup"])}
     for batch in _batches(sources.get(plan["source"]).read(task["shard"], report), plan):
         ledger.enter("read", batch)
         batch = _normalise(batch, how, ledger)
@@ -112,6 +114,8 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         _redact(batch, plan["pii"], ledger)
         if plan["dedup"]["near"] != "off":
             signatures.append(_sign(batch, plan["dedup"]))
+        for name, parts in runs.items():
+            parts.append(units.measure([d["text"] for d in batch], name))
         arrays.append(_arrays(batch))
         for document in batch:
             for name, counter in ledger.breakdown.items():
@@ -119,7 +123,7 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
                     counter[_label(document, name)] += 1
             document.pop("_view", None)
         kept += batch
-    outputs = _write(folder, index, kept, arrays, signatures)
+    outputs = _write(folder, index, kept, arrays, signatures, runs)
     read = ledger.steps["read"]
     return {
         "files": outputs,
@@ -190,6 +194,11 @@ def _sign(batch: list[Document], dedup: dict[str, Any]) -> minhash.Signatures:
     )
 
 
+def measured(dedup: Mapping[str, Any]) -> list[str]:
+    """Return the units whose repeats are looked for."""
+    return [name for name in units.UNITS if dedup["repeats"].get(name)]
+
+
 def _label(document: Document, name: str) -> str:
     if name == "licence":
         return str(document.get("licence", "not stated"))
@@ -235,17 +244,23 @@ def _write(
     kept: list[Document],
     arrays: list[dict[str, np.ndarray]],
     signatures: list[minhash.Signatures],
+    runs: dict[str, list[units.Units]],
 ) -> list[dict[str, Any]]:
     """Write a shard's documents and arrays; return the names and hashes of the files."""
     written = [records.write_shard(folder / DOCUMENTS.format(index), kept)]
     arrays = arrays or [_arrays([])]
     columns = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
     if signatures:
-        columns["bands"] = np.concatenate([part.bands for part in signatures])
+        bands = np.concatenate([part.bands for part in signatures])
+        written.append(_save(folder / BANDS.format(index), np.ascontiguousarray(bands.T)))
         lengths = np.concatenate([np.diff(part.offsets) for part in signatures])
         columns["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
         shingles = np.concatenate([part.shingles for part in signatures])
         written.append(_save(folder / SHINGLES.format(index), shingles))
+    for name, parts in runs.items():
+        whole = units.joined(parts)
+        columns[f"{name}_lengths"], columns[f"{name}_offsets"] = whole.lengths, whole.offsets
+        written.append(_save(folder / UNITS.format(index, name), whole.hashes))
     written.append(_save(folder / ARRAYS.format(index), columns))
     return [{"file": output["file"], "sha": output["sha"]} for output in written]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm.corpus import minhash
-from llm.corpus.select import EXACT, KEPT, NEAR, SPLITS, Corpus, Selection
+from llm.corpus.select import CUT, EXACT, KEPT, NEAR, PLANTED, SPLITS, Corpus, Selection
 
 SAMPLES = 3
 CLEAR = 0.85  # Jaccard similarity from which a near copy ought to be found
@@ -20,11 +20,24 @@ def build(
     corpus: Corpus,
     chosen: Selection,
     notes: dict[str, Any],
+    written: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the corpus summary: a JSON-able dict with counts only, no timing."""
+    splits = {
+        name: {
+            "documents": sum(s["count"] for s in written if s["split"] == name),
+            "bytes": sum(s["bytes"] for s in written if s["split"] == name),
+        }
+        for name in SPLITS
+    }
     steps = _steps(settings, results, corpus, chosen)
+    if chosen.cuts:
+        totals = {"documents": 0, "bytes": 0}
+        for split in splits.values():
+            totals = {key: totals[key] + split[key] for key in totals}
+        steps.append({"step": "repeats", **totals})
     reasons, samples = _reasons(results)
-    _add_copies(reasons, corpus, chosen, settings["dedup"]["threshold"])
+    _add_copies(reasons, corpus, chosen, settings["dedup"])
     kept = chosen.status == KEPT
     sizes = corpus.columns["size"]
     component = np.bincount(chosen.component[kept], minlength=1)
@@ -33,15 +46,9 @@ def build(
         "notes": notes,
         "documents_read": steps[0]["documents"],
         "bytes_read": steps[0]["bytes"],
-        "documents": int(kept.sum()),
-        "bytes": int(sizes[kept].sum()),
-        "splits": {
-            name: {
-                "documents": int((kept & (chosen.split == i)).sum()),
-                "bytes": int(sizes[kept & (chosen.split == i)].sum()),
-            }
-            for i, name in enumerate(SPLITS)
-        },
+        "documents": sum(split["documents"] for split in splits.values()),
+        "bytes": sum(split["bytes"] for split in splits.values()),
+        "splits": splits,
         "read_errors": sum(result["read_errors"] for result in results),
         "error_examples": [e for result in results for e in result["error_examples"]][:10],
         "steps": steps,
@@ -113,14 +120,19 @@ def _reasons(
 
 
 def _add_copies(
-    reasons: dict[str, dict[str, Any]], corpus: Corpus, chosen: Selection, threshold: float
+    reasons: dict[str, dict[str, Any]], corpus: Corpus, chosen: Selection, dedup: dict[str, Any]
 ) -> None:
     real, sizes = ~corpus.columns["planted"], corpus.columns["size"]
-    for name, status, limit in (("exact_copy", EXACT, 1.0), ("near_copy", NEAR, threshold)):
+    fates = (
+        ("exact_copy", "exact copies", EXACT, 1.0),
+        ("near_copy", "near copies", NEAR, dedup["threshold"]),
+        ("repeats_leave_too_little", "repeats", CUT, dedup["min_left_chars"]),
+    )
+    for name, step, status, limit in fates:
         gone = real & (chosen.status == status)
         if gone.any():
             reasons[name] = {
-                "step": name.replace("_copy", " copies"),
+                "step": step,
                 "count": int(gone.sum()),
                 "bytes": int(sizes[gone].sum()),
                 "threshold": limit,
@@ -161,7 +173,8 @@ def planted(
     """Score the cleaning on what was planted: recall and precision per kind.
 
     A planted document that a quality filter dropped is left out. Near copies count for recall
-    from a Jaccard similarity of `CLEAR`, and against precision below the dedup threshold.
+    from a Jaccard similarity of `CLEAR`, and against precision below the dedup threshold. Spans are
+    counted in words.
     """
     rows = [row for result in results for row in result["truth"]]
     where = {int(name): i for i, name in enumerate(corpus.columns["name"].tolist())}
@@ -174,6 +187,8 @@ def planted(
             continue
         if row["kind"] in ("exact", "near"):
             _score_copy(row, entry, where, corpus, chosen, threshold)
+        elif row["kind"] == "span":
+            _score_span(row, entry, where, chosen)
         elif row["kind"] == "email":
             entry["positives"] += len(row["emails"])
             entry["hits"] += row["emails_hidden"]
@@ -224,6 +239,26 @@ def _score_copy(
     if found and row["kind"] == "near":  # every exact copy is one: it says nothing of precision
         entry["found"] += 1
         entry["right"] += int(similarity >= threshold)
+
+
+def _score_span(
+    row: dict[str, Any], entry: Counter, where: dict[int, int], chosen: Selection
+) -> None:
+    """Count the words of a copied span that were cut, and those cut beside it."""
+    copy, original = where.get(_name(row["id"])), where.get(_name(row["of"]))
+    alive = copy is not None and original is not None and chosen.status[copy] == PLANTED
+    if "words" not in chosen.cuts or not alive or chosen.status[original] != KEPT:
+        entry["filtered"] += 1
+        return
+    cuts = chosen.cuts["words"]
+    mine = cuts.document == copy
+    first, end = row["span"]
+    low, high = cuts.first[mine], cuts.end[mine]
+    inside = int(np.maximum(np.minimum(high, end) - np.maximum(low, first), 0).sum())
+    entry["positives"] += end - first
+    entry["hits"] += inside
+    entry["right"] += inside
+    entry["found"] += int((high - low).sum())
 
 
 def _name(identity: str) -> int:

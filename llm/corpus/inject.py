@@ -8,12 +8,15 @@ import hashlib
 import random
 from typing import Any
 
+from llm.corpus import units
 from llm.corpus.documents import Document
 from llm.errors import ConfigError, unknown
 
-KINDS = ("exact", "near", "email", "mojibake")
+KINDS = ("exact", "near", "span", "email", "mojibake")
 EDIT_RATES = (0.005, 0.01, 0.03, 0.10)  # share of words replaced in near copies
-MIN_WORDS = 60  # a near copy of a shorter text cannot have a Jaccard similarity of 0.85
+SPAN = (60, 120)  # words copied verbatim into other text
+# A near copy of a shorter text cannot have a Jaccard similarity of 0.85.
+MIN_WORDS = {"near": 60, "span": 2 * SPAN[1]}
 FIRST = ("ada", "j.lovelace", "grace-h", "alan_t", "k.goedel", "emmy+news", "x", "d'arcy", "ops1")
 HOSTS = (
     "example.com", "mail.example.org", "example.co.uk", "sub-domain.example.net", "example.de",
@@ -38,16 +41,26 @@ def check(kinds: tuple[str, ...], rate: float) -> None:
 def plant(document: Document, *, seed: int, rate: float, kinds: tuple[str, ...]) -> list[Document]:
     """Return the planted documents made from one document; most documents give none.
 
-    What is made depends only on the seed and the document's id, not on order or workers.
+    What is made depends only on the seed, the kind and the document's id, not on order or workers.
+
+    Args:
+        document: what the planted ones resemble.
+        seed: of the choices.
+        rate: share of documents of which each kind makes one, where they are long enough.
+        kinds: some of `KINDS`.
     """
-    digest = hashlib.blake2b(f"{seed}:{document['id']}".encode(), digest_size=8).digest()
-    generator = random.Random(int.from_bytes(digest, "little"))
-    if not kinds or generator.random() >= rate:
-        return []
-    kind = kinds[generator.randrange(len(kinds))]
+    made = []
+    words = len(document["text"].split())
+    for kind in kinds:
+        digest = hashlib.blake2b(f"{seed}:{kind}:{document['id']}".encode(), digest_size=8).digest()
+        generator = random.Random(int.from_bytes(digest, "little"))
+        if generator.random() < rate and words >= MIN_WORDS.get(kind, 0):
+            made.append(_make(kind, document, generator))
+    return made
+
+
+def _make(kind: str, document: Document, generator: random.Random) -> Document:
     words = document["text"].split(" ")
-    if kind == "near" and len(document["text"].split()) < MIN_WORDS:
-        return []
     made: dict[str, Any] = {
         **document,
         "id": f"injected:{kind}:{document['id']}",
@@ -58,6 +71,8 @@ def plant(document: Document, *, seed: int, rate: float, kinds: tuple[str, ...])
         rate_of_edits = generator.choice(EDIT_RATES)
         made["text"] = " ".join(_edit(words, rate_of_edits, generator))
         truth["edits"] = rate_of_edits
+    elif kind == "span":
+        made["text"], truth["span"] = _with_span(document["text"].split(), generator)
     elif kind == "email":
         made["text"], truth["emails"], truth["decoys"] = _with_emails(words, generator)
     elif kind == "mojibake":
@@ -65,7 +80,7 @@ def plant(document: Document, *, seed: int, rate: float, kinds: tuple[str, ...])
         made["text"] = f"{document['text']}\n{line.encode('utf-8').decode('latin-1')}"
         truth["line"] = line
     made["meta"]["injected"] = truth
-    return [made]
+    return made
 
 
 def _edit(words: list[str], rate: float, generator: random.Random) -> list[str]:
@@ -75,6 +90,22 @@ def _edit(words: list[str], rate: float, generator: random.Random) -> list[str]:
     for place in generator.sample(places, max(1, round(rate * len(places)))):
         edited[place] = f"{words[generator.choice(places)].strip()}x"
     return edited
+
+
+def _with_span(words: list[str], generator: random.Random) -> tuple[str, list[int]]:
+    """Set a span of words, as it stands, among all the words in another order.
+
+    Returns:
+        the text, and which of its words (`llm.corpus.units`) the span is: first, one past the last.
+    """
+    length = generator.randint(*SPAN)
+    start = generator.randrange(len(words) - length)
+    others = generator.sample(words, len(words))
+    place = generator.randrange(len(others))
+    before, span = " ".join(others[:place]), " ".join(words[start : start + length])
+    first = len(units.WORD.findall(before))
+    text = f"{before} {span} {' '.join(others[place:])}".strip()
+    return text, [first, first + len(units.WORD.findall(span))]
 
 
 def _with_emails(words: list[str], generator: random.Random) -> tuple[str, list[str], list[str]]:

@@ -12,6 +12,8 @@ import numpy as np
 from llm.text.views import ROLL, View, Words, mix
 
 SEED = 0x5EED
+BITS = np.uint64(48)  # of a shingle's hash; the 16 bits above number a batch's documents
+MOST = 1 << 16  # documents of a batch
 
 
 class Signatures(NamedTuple):
@@ -26,19 +28,28 @@ def sign(batch_views: list[View], *, bands: int = 14, rows: int = 8, n_gram: int
     """Compute the MinHash bands and the distinct shingles of a batch.
 
     A document with fewer words than `n_gram` has one shingle, made of all its words.
+
+    Args:
+        batch_views: at most `MOST`.
+        bands, rows: hash functions are `bands * rows`.
+        n_gram: words per shingle.
     """
     count = len(batch_views)
+    if count > MOST:
+        raise ValueError(f"{count} documents in a batch; at most {MOST} are signed at once")
     if not count:
         return Signatures(
             np.zeros((0, bands), np.uint64), np.zeros(0, np.uint64), np.zeros(1, np.int64)
         )
     shingles, owner = _shingles(Words(batch_views), n_gram)
-    order = np.lexsort((shingles, owner))
-    shingles, owner = shingles[order], owner[order]
-    first = np.ones(len(shingles), bool)
-    first[1:] = (shingles[1:] != shingles[:-1]) | (owner[1:] != owner[:-1])
-    shingles, owner = shingles[first], owner[first]
-    offsets = np.searchsorted(owner, np.arange(count + 1))
+    # One sort of plain numbers parts the documents and orders each one's shingles.
+    keys = np.sort((owner.astype(np.uint64) << BITS) | (shingles >> (np.uint64(64) - BITS)))
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
+    keys = keys[first]
+    counts = np.bincount((keys >> BITS).astype(np.int64), minlength=count)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    shingles = keys & ((np.uint64(1) << BITS) - np.uint64(1))
     return Signatures(_bands(shingles, offsets, bands, rows), shingles, offsets)
 
 
@@ -65,19 +76,19 @@ def _bands(shingles: np.ndarray, offsets: np.ndarray, bands: int, rows: int) -> 
     generator = np.random.Generator(np.random.PCG64(SEED))
     factors = generator.integers(0, 2**32, bands * rows, dtype=np.uint32) | np.uint32(1)
     shifts = generator.integers(0, 2**32, bands * rows, dtype=np.uint32)
-    low = (shingles >> np.uint64(32)).astype(np.uint32)
+    low = (shingles >> (BITS - np.uint64(32))).astype(np.uint32)
     starts = offsets[:-1]
-    result = np.zeros((len(starts), bands), np.uint64)
+    smallest = np.empty((bands * rows, len(starts)), np.uint32)
     work = np.empty_like(low)
-    for band in range(bands):
-        total = np.full(len(starts), np.uint64(band), np.uint64)
-        for row in range(band * rows, (band + 1) * rows):
-            np.multiply(low, factors[row], out=work)
-            np.add(work, shifts[row], out=work)
-            smallest = np.minimum.reduceat(work, starts).astype(np.uint64)
-            total = mix(total * ROLL + smallest)
-        result[:, band] = total
-    return result
+    for number in range(bands * rows):
+        np.multiply(low, factors[number], out=work)
+        np.add(work, shifts[number], out=work)
+        np.minimum.reduceat(work, starts, out=smallest[number])
+    by_band = smallest.reshape(bands, rows, len(starts))
+    total = np.repeat(np.arange(bands, dtype=np.uint64)[:, None], len(starts), axis=1)
+    for row in range(rows):
+        total = mix(total * ROLL + by_band[:, row])
+    return np.ascontiguousarray(total.T)
 
 
 def jaccard(left: np.ndarray, right: np.ndarray) -> float:

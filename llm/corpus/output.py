@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the chosen documents as the shards and the manifest that the next stages read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm import files
-from llm.corpus import minhash
-from llm.corpus.clean import DOCUMENTS, EXCERPT
+from llm.corpus import minhash, units
+from llm.corpus.clean import DOCUMENTS, EXCERPT, measured
 from llm.corpus.select import KEPT, NEAR, SPLITS, Corpus, Selection
+from llm.errors import DataError
 from llm.text import pii, records
 
 SELECTION = "selection.npz"
@@ -42,6 +44,8 @@ def plan(
 def save_selection(folder: Path, selection: Selection, starts: np.ndarray) -> str:
     """Store what the writers need and return its hash."""
     arrays = {"status": selection.status, "split": selection.split, "starts": starts}
+    for unit, cuts in selection.cuts.items():
+        arrays[f"cut_{unit}"] = np.stack(cuts)
     folder.mkdir(parents=True, exist_ok=True)
     digest = files.hash_json({name: files.hash_bytes(a.tobytes()) for name, a in arrays.items()})
     temporary = folder / f".tmp-{SELECTION}"
@@ -55,12 +59,18 @@ def write_split(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     work, split = folder.parent, SPLITS.index(task["split"])
     with np.load(folder / SELECTION) as stored:
         status, splits, starts = stored["status"], stored["split"], stored["starts"]
+        cuts = {name[4:]: stored[name] for name in stored.files if name.startswith("cut_")}
     documents: list[dict[str, Any]] = []
     for shard in task["shards"]:
         part = slice(starts[shard], starts[shard + 1])
         chosen = ((status[part] == KEPT) & (splits[part] == split)).tolist()
         read = _documents(work / "clean" / DOCUMENTS.format(shard))
-        documents += [d for d, keep in zip(read, chosen, strict=True) if keep]
+        gone = cuts_of(cuts, starts[shard], starts[shard + 1])
+        for place, (document, keep) in enumerate(zip(read, chosen, strict=True)):
+            if keep:
+                if place in gone:
+                    document["text"] = units.without(document["text"], gone[place])
+                documents.append(document)
     name = f"{task['split']}-{task['number']:05d}.jsonl.gz"
     written = records.write_shard(work.parent / "documents" / name, documents)
     return {
@@ -71,12 +81,61 @@ def write_split(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def cuts_of(
+    cuts: Mapping[str, np.ndarray], start: int, end: int
+) -> dict[int, list[tuple[str, int, int]]]:
+    """Return what goes from documents start … end-1: place -> (unit, first, end)."""
+    found: dict[int, list[tuple[str, int, int]]] = {}
+    for unit, rows in cuts.items():
+        low, high = np.searchsorted(rows[0], [start, end])
+        for document, first, last in rows[:, low:high].T.tolist():
+            found.setdefault(document - start, []).append((unit, first, last))
+    return found
+
+
+def kept(workdir: str) -> tuple[Path, int, np.ndarray]:
+    """Return an earlier corpus as `select.load` takes it: its folder, shards and kept documents."""
+    work = Path(workdir) / "work"
+    with np.load(work / "write" / SELECTION) as stored:
+        return work / "clean", len(stored["starts"]) - 1, stored["status"] == KEPT
+
+
+def hashes(dedup: Mapping[str, Any], signing: Mapping[str, Any]) -> dict[str, str]:
+    """Return the content of the earlier corpora to compare with, for fingerprints.
+
+    Raises:
+        DataError: one is not there, lacks its working files, or was signed in another way.
+    """
+    found = {}
+    for workdir in dedup["against"]:
+        root = Path(workdir)
+        manifest, table = root / "documents" / "manifest.json", root / "funnel.json"
+        if not all(p.exists() for p in (manifest, table, root / "work" / "write" / SELECTION)):
+            raise DataError(
+                f"{workdir} holds no finished corpus with its work/ folder.",
+                "Name workdirs of scripts/corpus.py in --config.dedup.against.",
+            )
+        other = files.read_json(table)["settings"]["dedup"]
+        differ = [k for k in ("bands", "rows", "n_gram") if other[k] != dedup[k]]
+        differ += ["near"] * (signing["signed"] and other["near"] == "off")
+        differ += [f"repeats.{u}" for u in measured(dedup) if not other["repeats"].get(u)]
+        if differ:
+            raise DataError(
+                f"{workdir} was made with another dedup.{differ[0]}: it cannot be compared with.",
+                "Use the same settings, or make that corpus again.",
+            )
+        found[f"against.{workdir}"] = files.read_json(manifest)["content_hash"]
+    return found
+
+
 def examples(
     work: Path, corpus: Corpus, selection: Selection, limit: int = 4
 ) -> list[dict[str, Any]]:
     """Return a few near copies beside the documents that were kept in their place."""
     real = ~corpus.columns["planted"]
-    copies = np.flatnonzero(real & (selection.status == NEAR) & real[selection.keeper])
+    copies = np.flatnonzero(real & (selection.status == NEAR))
+    copies = copies[selection.keeper[copies] < len(real)]  # others are copies of earlier corpora
+    copies = copies[real[selection.keeper[copies]]]
     copies = copies[np.argsort(corpus.columns["name"][copies])][:limit]
     loaded: dict[int, list[dict[str, Any]]] = {}
 

@@ -1,25 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decide over the whole corpus: which copies go, which split each document joins."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm.corpus import cluster, minhash
-from llm.corpus.clean import ARRAYS, SHINGLES
+from llm.corpus import cluster, minhash, repeats, units
+from llm.corpus.clean import ARRAYS, BANDS, SHINGLES, UNITS
 from llm.text.views import mix
 
-KEPT, EXACT, NEAR, PLANTED = 0, 1, 2, 3
+# Fates. CUT lost so much to repeats that it goes; EARLIER belongs to a corpus made before.
+KEPT, EXACT, NEAR, PLANTED, CUT, EARLIER = range(6)
 SPLITS = ("train", "validation")
+KEYS = 1 << 24  # band keys sorted in one pass: about 1 GiB
+# What every document has, and stays in memory: about 60 bytes.
+COLUMNS = ("exact", "name", "group", "size", "score", "planted", "low", "high")
 
 
 class Corpus(NamedTuple):
-    """Arrays over all documents in shard order, and shingles memory-mapped per shard."""
+    """Small columns over all documents in shard order; what is large stays in the shards' files.
+
+    Documents of earlier corpora follow those of this one, in shards of their own.
+    """
 
     columns: dict[str, np.ndarray]
     starts: np.ndarray  # first document of each shard, [shards + 1]
     shingles: list[np.ndarray]
+    bands: list[np.ndarray]  # of each shard, [b, documents]
+    units: dict[str, list[units.Units]]
+    own_shards: int
+    earlier: np.ndarray  # bool [n]: documents that earlier corpora kept
+
+    @property
+    def documents(self) -> int:
+        """Number of documents that are not of earlier corpora."""
+        return int(self.starts[self.own_shards])
 
     def shingles_of(self, document: int) -> np.ndarray:
         """Return one document's sorted distinct shingles."""
@@ -27,37 +44,99 @@ class Corpus(NamedTuple):
         low, high = self.columns["low"][document], self.columns["high"][document]
         return self.shingles[shard][low:high]
 
+    def band(self, number: int, part: int = 0, parts: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Return keys and documents of one band, or of one part of its keys."""
+        keys, documents = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        for shard, stored in enumerate(self.bands):
+            if not len(stored):
+                continue
+            mine = np.flatnonzero(stored[number] % np.uint64(parts) == part)
+            keys.append(stored[number][mine])
+            documents.append(mine + self.starts[shard])
+        return np.concatenate(keys), np.concatenate(documents)
+
 
 class Selection(NamedTuple):
-    """Fate of each document: status (KEPT, EXACT, NEAR, PLANTED), keeper, split, component."""
+    """Fate of each document of this corpus: status, keeper, split, component; runs that go."""
 
     status: np.ndarray
-    keeper: np.ndarray
+    keeper: np.ndarray  # may lie in an earlier corpus
     split: np.ndarray
     component: np.ndarray
+    cuts: dict[str, repeats.Cuts]
     stats: dict[str, Any]
 
 
-def load(folder: Path, shards: int) -> Corpus:
-    """Load the arrays that the cleaning wrote."""
+Portion = tuple[np.ndarray, np.ndarray, np.ndarray]  # left, right, whether they are near copies
+Search = Callable[[Corpus, np.ndarray, np.ndarray, cluster.Similar], Iterator[Portion]]
+
+
+def load(folder: Path, shards: int, earlier: Sequence[tuple[Path, int, np.ndarray]] = ()) -> Corpus:
+    """Open what the cleaning wrote.
+
+    Args:
+        folder: of the cleaned shards.
+        shards: how many there are.
+        earlier: folder, shards and kept documents (bool) of corpora to compare with.
+    """
     parts: list[dict[str, np.ndarray]] = []
     shingles: list[np.ndarray] = []
-    for index in range(shards):
-        with np.load(folder / ARRAYS.format(index)) as stored:
+    bands: list[np.ndarray] = []
+    runs: dict[str, list[units.Units]] = {}
+    places = [(folder, index) for index in range(shards)]
+    places += [(old, index) for old, number, _ in earlier for index in range(number)]
+    for place, index in places:
+        with np.load(place / ARRAYS.format(index)) as stored:
             part = {name: stored[name] for name in stored.files}
         offsets = part.pop("offsets", None)
-        if offsets is not None:
-            part["low"], part["high"] = offsets[:-1], offsets[1:]
-            shingles.append(np.load(folder / SHINGLES.format(index), mmap_mode="r"))
-        else:
-            part["low"] = part["high"] = np.zeros(len(part["size"]), np.int64)
+        if offsets is None:
+            offsets = np.zeros(len(part["size"]) + 1, np.int64)
             shingles.append(np.zeros(0, np.uint64))
+            bands.append(np.zeros((0, 0), np.uint64))
+        else:
+            shingles.append(_open(place / SHINGLES.format(index)))
+            bands.append(_open(place / BANDS.format(index)))
+        part["low"], part["high"] = offsets[:-1], offsets[1:]
+        for name in units.UNITS:
+            if f"{name}_lengths" in part:
+                whole = units.Units(
+                    _open(place / UNITS.format(index, name)),
+                    part[f"{name}_lengths"],
+                    part[f"{name}_offsets"],
+                )
+                runs.setdefault(name, []).append(whole)
         parts.append(part)
-    names = set.union(*(set(part) for part in parts))
     filled = [part for part in parts if len(part["size"])] or parts[:1]
-    columns = {name: np.concatenate([part[name] for part in filled]) for name in names}
-    starts = np.concatenate([[0], np.cumsum([len(part["size"]) for part in parts])])
-    return Corpus(columns, starts, shingles)
+    columns = {name: np.concatenate([part[name] for part in filled]) for name in COLUMNS}
+    starts = np.cumsum([0, *(len(part["size"]) for part in parts)])
+    old = np.concatenate([np.zeros(starts[shards], bool), *(kept for _, _, kept in earlier)])
+    return Corpus(columns, starts, shingles, bands, runs, shards, old)
+
+
+def _open(place: Path) -> np.ndarray:
+    """Map an array into memory; empty ones cannot be mapped."""
+    array = np.load(place, mmap_mode="r")
+    return array if array.size else np.zeros(array.shape, array.dtype)
+
+
+def own(corpus: Corpus) -> Corpus:
+    """Return a corpus without the earlier ones that it was compared with."""
+    columns = {name: values[: corpus.documents] for name, values in corpus.columns.items()}
+    return corpus._replace(columns=columns, starts=corpus.starts[: corpus.own_shards + 1])
+
+
+def near_pairs(
+    corpus: Corpus, rank: np.ndarray, alive: np.ndarray, similar: cluster.Similar
+) -> Iterator[Portion]:
+    """Compare documents that share a band, band by band; this is the search of the local engine."""
+    parts = max(1, -(-len(rank) // KEYS))
+    for band in range(max((len(stored) for stored in corpus.bands), default=0)):
+        for part in range(parts):
+            keys, documents = corpus.band(band, part, parts)
+            living = alive[documents]
+            keys, documents = keys[living], documents[living]
+            members, bucket = cluster.buckets(keys, rank[documents])
+            yield cluster.compare(documents[members], bucket, similar)
 
 
 def select(
@@ -67,9 +146,13 @@ def select(
     near: str = "drop",
     threshold: float = 0.7,
     keep: str = "longest",
+    repeats_of: Mapping[str, int] | None = None,
+    min_run_chars: int = 0,
+    min_left_chars: int = 0,
     validation: float = 0.02,
     by_group: bool = True,
     seed: int = 0,
+    search: Search = near_pairs,
 ) -> Selection:
     """Choose the documents to keep and their splits.
 
@@ -80,72 +163,138 @@ def select(
             split only, or "off".
         threshold: exact Jaccard similarity of word 5-grams that makes a candidate a copy.
         keep: the "longest", the "best" (by meta's "quality", then length) or the "first" of a
-            cluster stays. Planted documents never win.
+            cluster stays; earlier corpora win, planted documents never do.
+        repeats_of: unit -> how many of them make a run that stays only once; 0 leaves them.
+        min_run_chars: shorter runs stay.
+        min_left_chars: documents that lost runs and have fewer characters left go.
         validation: share of bytes for the validation split.
         by_group: documents of one group (for pydocs: one module) join the same split.
         seed: orders the components for the split.
+        search: finds near copies; see `near_pairs`.
     """
-    columns = corpus.columns
-    count = len(columns["size"])
-    planted = columns["planted"]
-    rank = _rank(columns, keep)
-    status = np.zeros(count, np.int8)
-    keeper = np.arange(count)
-    edges: list[tuple[np.ndarray, np.ndarray]] = []
+    columns, count = corpus.columns, corpus.documents
+    rank = _rank(corpus, keep)
+    status = np.where(corpus.earlier, EARLIER, KEPT).astype(np.int8)
+    status[count:][~corpus.earlier[count:]] = EXACT  # dropped long ago
+    keeper = np.arange(len(status))
+    component = np.arange(len(status))
+    real = ~columns["planted"]  # planted documents tie no others together
     stats: dict[str, Any] = {"candidates": 0, "verified": 0}
     if exact:
-        key = columns["exact"][:, 0] ^ mix(columns["exact"][:, 1].copy())
-        left, right = cluster.equal_edges(key, rank)
-        status[right], keeper[right] = EXACT, left
-        edges.append((left, right))
-    if near != "off" and count:
-        left, right = cluster.band_edges(columns["bands"], rank)
-        alive = (status[left] == KEPT) & (status[right] == KEPT)
-        edges.append((left, right))
-        left, right = left[alive], right[alive]
-        same = cluster.verified(left, right, _similarity(corpus), threshold)
-        stats = {"candidates": len(left), "verified": int(same.sum())}
+        living = np.flatnonzero(_alive(status))
+        key = columns["exact"][living, 0] ^ mix(columns["exact"][living, 1])
+        left, right = (living[side] for side in cluster.equal_edges(key, rank[living]))
+        _lose(status, keeper, right, left, EXACT)
+        cluster.join(component, left[real[right]], right[real[right]])
+    if near != "off":
+        similar = _Similar(corpus, threshold)
+        label = np.arange(len(status))
+        alive = _alive(status)
+        for left, right, same in search(corpus, rank, alive, similar):
+            true, fake = real[right], same & ~real[right]
+            cluster.join(component, left[true], right[true])
+            cluster.join(label, left[true & same], right[true & same])
+            _lose(status, keeper, right[fake], left[fake], NEAR)
+        stats = similar.counts()
         if near == "drop":
-            _drop_near(status, keeper, rank, left[same], right[same])
+            winner = _winners(label, rank)
+            lost = np.flatnonzero(winner != np.arange(len(status)))
+            _lose(status, keeper, lost, winner[lost], NEAR)
     if by_group:
-        edges.append(cluster.equal_edges(columns["group"], rank))
-    ends = [np.concatenate(side) for side in zip(*edges, strict=True)] if edges else []
-    component = cluster.components(count, *ends) if edges else np.arange(count)
-    status[planted & (status == KEPT)] = PLANTED
-    split = _split(columns, component, status == KEPT, validation, seed)
-    return Selection(status, keeper, split, component, stats)
+        cluster.join(component, *cluster.equal_edges(columns["group"][:count], rank[:count]))
+    cuts = {
+        unit: repeats.find(
+            corpus.units[unit],
+            rank,
+            _alive(status),
+            run,
+            planted=~real,
+            min_chars=min_run_chars,
+        )
+        for unit, run in (repeats_of or {}).items()
+        if run
+    }
+    for unit, found in cuts.items():
+        short = _left(corpus.units[unit], found, len(status))[found.document] < min_left_chars
+        gone = np.unique(found.document[short])
+        _lose(status, keeper, gone, gone, CUT)
+    status, component = status[:count], cluster.roots(component, component[:count])
+    status[columns["planted"][:count] & np.isin(status, (KEPT, CUT))] = PLANTED
+    stats["of_earlier"] = int((keeper[:count] >= count).sum())
+    split = _split(own(corpus).columns, component, status == KEPT, validation, seed)
+    return Selection(status, keeper[:count], split, component, cuts, stats)
 
 
-def _rank(columns: dict[str, np.ndarray], keep: str) -> np.ndarray:
-    """Rank documents: real before planted, then by the policy, then by order."""
+def _alive(status: np.ndarray) -> np.ndarray:
+    return (status == KEPT) | (status == EARLIER)
+
+
+def _lose(
+    status: np.ndarray, keeper: np.ndarray, lost: np.ndarray, winner: np.ndarray, fate: int
+) -> None:
+    """Note the fate of documents that were kept so far; earlier corpora stay as they are."""
+    still = status[lost] == KEPT
+    status[lost[still]], keeper[lost[still]] = fate, winner[still]
+
+
+def _rank(corpus: Corpus, keep: str) -> np.ndarray:
+    """Rank documents: earlier corpora, real before planted, then by the policy, then by order."""
+    columns = corpus.columns
     order = np.arange(len(columns["size"]))
     size = order if keep == "first" else -columns["size"]
     score = -columns["score"] if keep == "best" else np.zeros(len(order))
-    by_preference = np.lexsort((order, size, score, columns["planted"]))
+    by_preference = np.lexsort((order, size, score, columns["planted"], ~corpus.earlier))
     rank = np.empty_like(order)
     rank[by_preference] = order
     return rank
 
 
-def _similarity(corpus: Corpus) -> Any:
-    def similarity(left: int, right: int) -> float:
-        return minhash.jaccard(corpus.shingles_of(left), corpus.shingles_of(right))
+class _Similar:
+    """Tell which pairs of documents reach an exact Jaccard similarity, and remember it."""
 
-    return similarity
+    def __init__(self, corpus: Corpus, threshold: float):
+        self.corpus, self.threshold = corpus, threshold
+        self.pairs = np.zeros(0, np.int64)  # sorted
+        self.same = np.zeros(0, bool)
+
+    def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        count = len(self.corpus.columns["size"])
+        pairs = left * count + right
+        fresh = np.setdiff1d(pairs, self.pairs)
+        found = (self._jaccard(*divmod(pair, count)) >= self.threshold for pair in fresh.tolist())
+        places = np.searchsorted(self.pairs, fresh)
+        self.pairs = np.insert(self.pairs, places, fresh)
+        self.same = np.insert(self.same, places, np.fromiter(found, bool, len(fresh)))
+        return self.same[np.searchsorted(self.pairs, pairs)]
+
+    def _jaccard(self, left: int, right: int) -> float:
+        return minhash.jaccard(self.corpus.shingles_of(left), self.corpus.shingles_of(right))
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many pairs were compared and how many were near copies."""
+        return {"candidates": len(self.pairs), "verified": int(self.same.sum())}
 
 
-def _drop_near(
-    status: np.ndarray, keeper: np.ndarray, rank: np.ndarray, left: np.ndarray, right: np.ndarray
-) -> None:
-    """Keep the best-ranked document of each verified cluster."""
-    label = cluster.components(len(status), left, right)
-    best = np.full(len(status), len(status), np.int64)
-    np.minimum.at(best, label, rank)
-    by_rank = np.empty(len(status), np.int64)
-    by_rank[rank] = np.arange(len(status))
-    winner = by_rank[best[label]]
-    lost = (winner != np.arange(len(status))) & (status == KEPT)
-    status[lost], keeper[lost] = NEAR, winner[lost]
+def _winners(label: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Return the best-ranked document of each document's cluster."""
+    root = cluster.roots(label, label)
+    best = np.full(len(rank), len(rank), np.int64)
+    np.minimum.at(best, root, rank)
+    by_rank = np.empty(len(rank), np.int64)
+    by_rank[rank] = np.arange(len(rank))
+    return by_rank[best[root]]
+
+
+def _left(shards: Sequence[units.Units], cuts: repeats.Cuts, count: int) -> np.ndarray:
+    """Return how many characters each document keeps, [n]."""
+    lengths = np.concatenate([u.lengths for u in shards])
+    sums = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    counts = np.concatenate([np.diff(u.offsets) for u in shards])
+    places = np.concatenate([[0], np.cumsum(counts)])
+    left = sums[places[1:]] - sums[places[:-1]]
+    start = places[cuts.document]
+    np.subtract.at(left, cuts.document, sums[start + cuts.end] - sums[start + cuts.first])
+    return left
 
 
 def _split(
@@ -166,7 +315,7 @@ def _split(
         return split
     # A component's place depends on its smallest name, not on where its documents lie.
     smallest = np.full(len(component), np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, component, columns["name"])
+    np.minimum.at(smallest, component[kept], columns["name"][kept])
     order = members[np.argsort(mix(smallest[members] ^ np.uint64(seed)), kind="stable")]
     room = validation * sizes.sum()
     chosen = []

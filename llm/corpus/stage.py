@@ -12,6 +12,7 @@ from rich.console import Console
 
 from llm import files
 from llm.corpus import (
+    clean,
     engine,
     filters,
     funnel,
@@ -21,11 +22,12 @@ from llm.corpus import (
     select,
     sources,
     summary,
+    units,
 )
 from llm.errors import ConfigError, DataError, unknown
 from llm.text import normalize, pii
 
-VERSION = 2  # part of every fingerprint: raise it when the cleaning's code changes its results
+VERSION = 3  # part of every fingerprint: raise it when the cleaning's code changes its results
 NEAR = ("off", "group", "drop")
 KEEP = ("longest", "best", "first")
 
@@ -52,6 +54,7 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
     root = _local(workdir)
     shards = _plan(settings)
     read = filters.hashes(**settings["filters"])
+    read.update(output.hashes(settings["dedup"], _signing(settings)))
     config_hash = files.hash_json([VERSION, {**settings, "engine": _lasting(settings)}, read])
     facts = {
         "source": settings["source"]["name"],
@@ -66,10 +69,12 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
     workers = settings["engine"]["workers"]
     summary.announce(console, settings, shards.notes, len(shards.shards), workers, root)
     results = _clean(settings, shards, root, console)
-    corpus = select.load(root / "work" / "clean", len(shards.shards))
-    chosen = select.select(corpus, **_selection_options(settings), seed=settings["seed"])
+    earlier = [output.kept(place) for place in settings["dedup"]["against"]]
+    everything = select.load(root / "work" / "clean", len(shards.shards), earlier)
+    chosen = select.select(everything, **_selection_options(settings), seed=settings["seed"])
+    corpus = select.own(everything)
     written = _write(settings, root, corpus, chosen, console)
-    table = funnel.build(settings, results, corpus, chosen, shards.notes)
+    table = funnel.build(settings, results, corpus, chosen, shards.notes, written)
     table["seconds"] = round(time.perf_counter() - started, 2)
     table["output"] = written
     table["near_copies"] = output.examples(root / "work", corpus, chosen)
@@ -116,7 +121,19 @@ def _dedup(
     bands: int = 14,
     rows: int = 8,
     n_gram: int = 5,
+    repeats: Mapping[str, int] | None = None,
+    min_run_chars: int = 40,
+    min_left_chars: int = 100,
+    against: tuple[str, ...] = (),
 ) -> dict[str, Any]:
+    repeats, against = dict(repeats or {}), tuple(against)
+    for unit, run in repeats.items():
+        if unit not in units.UNITS:
+            raise unknown("unit of dedup.repeats", unit, units.UNITS)
+        if not isinstance(run, int) or run < 0:
+            raise ConfigError(
+                f"dedup.repeats.{unit} is {run!r}.", "Give a number of units; 0 looks for none."
+            )
     if near not in NEAR:
         raise unknown("dedup.near", near, NEAR)
     if keep not in KEEP:
@@ -233,8 +250,7 @@ def _clean(
         "dedup": settings["dedup"],
     }
     # What only later steps use must not make cleaned shards stale.
-    shaping = {**plan, "dedup": {k: plan["dedup"][k] for k in ("bands", "rows", "n_gram")}}
-    shaping["signed"] = plan["dedup"]["near"] != "off"
+    shaping = {**plan, "dedup": _signing(settings), "units": clean.measured(plan["dedup"])}
     shaping["files"] = filters.hashes(**settings["filters"])
     tasks = [
         {
@@ -262,10 +278,19 @@ def _clean(
     return results
 
 
+def _signing(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what signatures depend on: corpora are comparable where this is equal."""
+    dedup = settings["dedup"]
+    shared = {key: dedup[key] for key in ("bands", "rows", "n_gram")}
+    return {**shared, "signed": dedup["near"] != "off"}
+
+
 def _selection_options(settings: dict[str, Any]) -> dict[str, Any]:
     dedup = settings["dedup"]
+    shared = ("exact", "near", "threshold", "keep", "min_run_chars", "min_left_chars")
     return {
-        **{key: dedup[key] for key in ("exact", "near", "threshold", "keep")},
+        **{key: dedup[key] for key in shared},
+        "repeats_of": dedup["repeats"],
         **settings["split"],
     }
 

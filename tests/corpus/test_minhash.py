@@ -75,8 +75,8 @@ def test_bands_follow_the_analytic_curve(rate):
 
 def test_different_documents_share_no_band():
     signed = sign(pairs(300, 1.0))
-    left, right = cluster.band_edges(signed.bands, np.arange(600))
-    assert len(left) == len(right) == 0
+    for band in signed.bands.T:
+        assert not len(cluster.buckets(band, np.arange(600))[0])
 
 
 def test_batches_and_order_do_not_change_signatures():
@@ -114,3 +114,30 @@ def test_a_long_chain_is_one_component():
 def test_equal_edges_join_to_the_best_ranked():
     left, right = cluster.equal_edges(np.array([7, 3, 7, 7, 5]), np.array([4, 0, 1, 3, 2]))
     assert sorted(zip(left.tolist(), right.tolist(), strict=True)) == [(2, 0), (2, 3)]
+
+
+def test_edges_in_portions_give_the_same_components():
+    rng = np.random.default_rng(2)
+    for count, edges in ((300, 100), (300, 290), (50, 400)):
+        left, right = rng.integers(0, count, edges), rng.integers(0, count, edges)
+        label = np.arange(count)
+        for part in np.array_split(np.arange(edges), 7):
+            cluster.join(label, left[part], right[part])
+        expected = cluster.components(count, left, right)
+        assert (cluster.roots(label, np.arange(count)) == expected).all()
+
+
+def test_members_unlike_their_head_are_compared_with_one_another():
+    kind = np.array([0, 1, 0, 1, 2, 1, 3])
+    seen = []
+
+    def similar(left, right):
+        seen.extend(zip(left.tolist(), right.tolist(), strict=True))
+        return kind[left] == kind[right]
+
+    members, bucket = cluster.buckets(np.array([5, 5, 5, 5, 5, 5, 9]), np.arange(7))
+    left, right, same = cluster.compare(members, bucket, similar)
+    label = np.arange(7)
+    cluster.join(label, left[same], right[same])
+    assert label.tolist() == [0, 1, 0, 1, 4, 1, 6]
+    assert len(seen) == len(set(seen)) == len(left)

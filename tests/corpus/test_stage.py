@@ -251,6 +251,80 @@ def test_copies_are_dropped_kept_best_and_grouped(tmp_path):
     assert any({"d0", "d2"} <= side for side in sides)
 
 
+def test_what_is_planted_changes_no_document(made, tmp_path):
+    bare = config()
+    bare.inject.rate = 0.0
+    stage.run(bare, str(tmp_path), quiet())
+    bare, planted = shards(tmp_path), shards(made[0])
+    del bare["manifest.json"], planted["manifest.json"]  # names the config's hash
+    assert bare == planted
+
+
+def test_repeated_runs_stay_once(tmp_path):
+    rng = random.Random(0)
+
+    def prose(count):
+        return " ".join("".join(rng.choices("abcdefghij", k=5)) for _ in range(count))
+
+    licence = prose(80)
+    texts = [f"{prose(300)}\n\n{licence}\n\n{prose(20)}" for _ in range(40)]
+    texts.append(f"{licence} {prose(3)}")  # nothing much is left of it
+    made = own(tmp_path, texts)
+    made.dedup.repeats.words = 50
+    made.inject.kinds, made.inject.rate = ("span",), 0.5
+    result = stage.run(made, str(tmp_path / "a"), quiet())
+    found = [d["text"] for d in records.read_documents(tmp_path / "a")]
+    assert sum(licence in text for text in found) == 1 and len(found) == 40
+    whole = set(texts)
+    assert sum(text in whole for text in found) == 1
+    for text in found:
+        assert text in whole or text.count("\n\n") == 1
+    assert result["reasons"]["repeats_leave_too_little"]["count"] == 1
+    assert result["steps"][-1]["bytes"] == sum(len(t.encode()) for t in found)
+    score = result["planted"]["span"]
+    assert score["positives"] > 500 and score["recall"] == score["precision"] == 1.0
+    made.dedup.repeats = {"words": 50, "page": 1}
+    with pytest.raises(ConfigError, match=r"unit of dedup\.repeats"):
+        stage.run(made, str(tmp_path / "a"), quiet())
+
+
+def test_a_new_corpus_leaves_out_what_an_earlier_one_has(tmp_path):
+    rng = random.Random(1)
+
+    def prose(count):
+        return " ".join("".join(rng.choices("abcdefghij", k=5)) for _ in range(count))
+
+    old = [prose(100) for _ in range(30)]
+    made = own(tmp_path, old)
+    made.dedup.repeats.words = 40
+    stage.run(made, str(tmp_path / "first"), quiet())
+    span = " ".join(old[3].split()[10:60])
+    new = [old[0], old[1].upper(), f"{old[2]} more", f"{prose(60)} {span} {prose(20)}"]
+    fresh = [prose(100) for _ in range(10)]
+    rows = "".join(json.dumps({"id": f"n{i}", "text": t}) + "\n" for i, t in
+                   enumerate([*new, *fresh]))  # fmt: skip
+    (tmp_path / "in.jsonl").write_text(rows)
+    made.dedup.against = (str(tmp_path / "first"),)
+    result = stage.run(made, str(tmp_path / "second"), quiet())
+    found = {d["id"]: d["text"] for d in records.read_documents(tmp_path / "second")}
+    assert set(found) == {f"n{i}" for i in range(3, 14)}
+    assert span not in found["n3"] and len(found["n3"].split()) == 80
+    assert result["near_duplicates"]["of_earlier"] == 3
+    assert "nothing to do" in _said(made, tmp_path / "second")
+    made.dedup.n_gram = 4
+    with pytest.raises(DataError, match=r"another dedup\.n_gram"):
+        stage.run(made, str(tmp_path / "third"), quiet())
+    made.dedup.against = (str(tmp_path / "none"),)
+    with pytest.raises(DataError, match="no finished corpus"):
+        stage.run(made, str(tmp_path / "third"), quiet())
+
+
+def _said(made, workdir):
+    console = quiet()
+    stage.run(made, str(workdir), console)
+    return console.file.getvalue()
+
+
 def test_corrupt_records_are_counted_in_the_report(tmp_path):
     made = own(tmp_path, [f"A fine document with number {i} in it." for i in range(40)])
     with (tmp_path / "in.jsonl").open("ab") as file:
