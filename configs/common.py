@@ -70,6 +70,10 @@ def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> 
             "dcn": 1,
         }
     )
+    # What the sizes leave open: ZeRO-1 over data, sequence parallelism over tensor, the pipeline
+    config.sharding = ConfigDict(
+        {"zero1": False, "sequence": False, "microbatches": 0, "repeats": 1}
+    )
     config.init = ConfigDict({"from": ""})
     # strict: end (5) when the newest checkpoint is damaged, instead of using an older one
     config.checkpoint = ConfigDict({"every": 500, "keep_last": 2, "keep_every": 0, "strict": False})

@@ -121,7 +121,7 @@ def check_training(config: Any) -> None:
     Raises:
         ConfigError: a section or key is unknown or missing.
     """
-    from llm.core import checkpoint
+    from llm.core import checkpoint, sharding
     from llm.models import adapters
     from llm.models.config import TransformerConfig
     from llm.train import optim, run, samples, spikes
@@ -150,6 +150,7 @@ def check_training(config: Any) -> None:
         if fields["vocab_size"]:
             TransformerConfig(**fields).validate()
     configs.bind(run.Settings, config.train, "train")
+    configs.bind(sharding.Choices, config.get("sharding", {}), "sharding")
     spikes.make(config.train.get("spike", {}))
     optimizer = configs.choose(config.optimizer.name, optim.OPTIMIZERS, "optimizer")
     shared = ("clip_norm", "no_decay", "scales")

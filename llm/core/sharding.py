@@ -3,13 +3,14 @@
 
 Model code names *logical* axes ("batch", "embed", "mlp", …). A rule set maps each logical axis to
 mesh axes; the mesh maps those to devices. Nothing is replicated silently: a rule that asks for a
-mesh axis twice in one array, or for a size that does not divide, raises.
+mesh axis twice in one array, or for a size that does not divide, raises, and so does a mesh axis
+that splits nothing of the model.
 """
 
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 LOGICAL_AXES = (
     "batch",
     "length",
+    "sequence",
     "embed",
     "heads",
     "kv_heads",
@@ -45,28 +47,85 @@ PARAMETER_RULES: Rules = {
     "mlp": ("tensor",),
     "vocab": ("tensor",),
     "expert": ("expert",),
-    "stage": ("stage",),
+    "layers": ("stage",),
 }
+# "sequence" is the length of the residual stream, outside attention and feed-forward layers. The
+# batch is split over stages too: what is outside the pipeline is shared out, not done S times.
 ACTIVATION_RULES: Rules = {
-    "batch": ("data", "fsdp", "expert"),
+    "batch": ("data", "fsdp", "expert", "stage"),
     "length": ("context",),
+    "sequence": ("context",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
+    "expert": ("expert",),
     "stage": ("stage",),
 }
+
+
+class Choices(NamedTuple):
+    """The `sharding` section of a config: what the sizes of the mesh leave open.
+
+    Attributes:
+        zero1: split optimizer state and averages over mesh.data as well (ZeRO, stage 1).
+        sequence: split the residual stream's positions over mesh.tensor as well (Megatron's
+            sequence parallelism, arXiv:2205.05198).
+        microbatches: into how many parts the pipeline over mesh.stage splits a batch; 0 for the
+            most that divide, up to four per stage.
+        repeats: how often a microbatch goes round the stages (circular pipeline): the bubble
+            shrinks as much, for one exchange of the weights between stages per step.
+    """
+
+    zero1: bool = False
+    sequence: bool = False
+    microbatches: int = 0
+    repeats: int = 1
 
 
 class Layout(NamedTuple):
     """A mesh with the rules that map logical axes onto it."""
 
     mesh: Mesh
-    parameters: Rules
-    activations: Rules
+    parameters: Rules = PARAMETER_RULES
+    activations: Rules = ACTIVATION_RULES
+    optimizer: Rules = PARAMETER_RULES
+    choices: Choices = Choices()
+
+
+def make_layout(mesh: Mesh, choices: Mapping[str, Any] | None = None) -> Layout:
+    """Return the rules that a config's `sharding` section asks for, on a mesh.
+
+    Raises:
+        ConfigError: a choice needs a mesh axis that has size 1, or makes no sense.
+    """
+    made = Choices(**dict(choices or {}))
+    for word, axis, asked in (
+        ("zero1", "data", made.zero1),
+        ("sequence", "tensor", made.sequence),
+        ("microbatches", "stage", made.microbatches > 1),
+        ("repeats", "stage", made.repeats > 1),
+    ):
+        if asked and mesh.shape[axis] == 1:
+            raise ConfigError(
+                f"sharding.{word} has nothing to split: mesh.{axis} is 1.",
+                f"Give mesh.{axis} more devices, or leave sharding.{word} alone.",
+            )
+    if made.microbatches < 0 or made.repeats < 1:
+        raise ConfigError(
+            f"sharding has microbatches={made.microbatches}, repeats={made.repeats}.",
+            "Use microbatches from 0 and repeats from 1.",
+        )
+    optimizer, activations = dict(PARAMETER_RULES), dict(ACTIVATION_RULES)
+    if made.zero1:
+        optimizer["embed"] = ("fsdp", "data")
+    if made.sequence:
+        activations["sequence"] = ("context", "tensor")
+    return Layout(mesh, PARAMETER_RULES, activations, optimizer, made)
 
 
 _LAYOUT: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
+_NOTED: contextvars.ContextVar[list | None] = contextvars.ContextVar("noted", default=None)
 
 
 def mesh_shape(sizes: Mapping[str, int], n_devices: int) -> dict[str, int]:
@@ -142,15 +201,20 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
 
 
 @contextlib.contextmanager
-def use_layout(
-    mesh: Mesh, parameters: Rules = PARAMETER_RULES, activations: Rules = ACTIVATION_RULES
-) -> Iterator[Layout]:
-    """Make a mesh and its rules the ones that `shard` and `resolve` follow."""
-    layout = Layout(mesh, parameters, activations)
+def use_layout(where: Mesh | Layout) -> Iterator[Layout]:
+    """Make a layout, or a mesh with the plain rules, the one that `shard` and `resolve` follow."""
+    layout = where if isinstance(where, Layout) else Layout(where)
+    with within(layout), jax.set_mesh(layout.mesh):
+        yield layout
+
+
+@contextlib.contextmanager
+def within(layout: Layout | None) -> Iterator[None]:
+    """Follow other rules on the mesh in force; None lets the compiler place activations, as for
+    batches that the mesh does not divide."""
     token = _LAYOUT.set(layout)
     try:
-        with jax.set_mesh(mesh):
-            yield layout
+        yield
     finally:
         _LAYOUT.reset(token)
 
@@ -206,7 +270,69 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     if layout is None or layout.mesh.size == 1:
         return x
     spec = resolve(axes, layout.activations, layout.mesh, x.shape, "activation")
-    return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, spec))
+    place = NamedSharding(layout.mesh, spec)
+    noted = _NOTED.get()
+    if noted is not None:
+        noted.append(("/".join(str(axis) for axis in axes), x, place))
+    return jax.lax.with_sharding_constraint(x, place)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[tuple[str, jax.Array, NamedSharding]]]:
+    """Collect (axes, value, sharding) of every constraint that is traced meanwhile."""
+    found: list[tuple[str, jax.Array, NamedSharding]] = []
+    token = _NOTED.set(found)
+    try:
+        yield found
+    finally:
+        _NOTED.reset(token)
+
+
+def split_over(axis: str) -> tuple[str, ...]:
+    """Return the mesh axes, of more than one device, that split an activation's logical axis."""
+    layout = _LAYOUT.get()
+    if layout is None:
+        return ()
+    return tuple(m for m in layout.activations.get(axis, ()) if layout.mesh.shape[m] > 1)
+
+
+def parts(axis: str) -> int:
+    """Return into how many parts an activation's logical axis is split."""
+    layout = _LAYOUT.get()
+    return math.prod(layout.mesh.shape[m] for m in split_over(axis)) if layout else 1
+
+
+def on_shards(
+    function: Callable[..., Any], inputs: Sequence[Sequence[str | None]], outputs: Any
+) -> Callable[..., Any]:
+    """Run a function on every device's own parts of its arguments (`jax.shard_map`).
+
+    Args:
+        function: may use collectives over any mesh axis.
+        inputs: logical axes of each argument.
+        outputs: logical axes of the result, or a list of them.
+    """
+    layout = _LAYOUT.get()
+    assert layout is not None
+
+    def call(*arrays: jax.Array) -> Any:
+        def spec(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+            return resolve(axes, layout.activations, layout.mesh, shape, "argument")
+
+        into = tuple(spec(axes, x.shape) for axes, x in zip(inputs, arrays, strict=True))
+        several = isinstance(outputs, list)
+        # A size of 0 divides by everything: what comes out is as large as its parts.
+        out = [spec(axes, (0,) * len(axes)) for axes in (outputs if several else [outputs])]
+        mapped = jax.shard_map(
+            function,
+            mesh=layout.mesh,
+            in_specs=into,
+            out_specs=tuple(out) if several else out[0],
+            check_vma=False,
+        )
+        return mapped(*arrays)
+
+    return call
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -231,18 +357,8 @@ def batch_parts(mesh: Mesh, rules: Rules = ACTIVATION_RULES) -> int:
 
 def smallest_input(layout: Layout) -> tuple[int, int]:
     """Return the smallest batch and length (of at least 8) that divide over the mesh."""
-    parts = math.prod(layout.mesh.shape.get(m, 1) for m in layout.activations.get("length", ()))
-    return batch_parts(layout.mesh, layout.activations), 8 * parts
-
-
-@contextlib.contextmanager
-def without_layout() -> Iterator[None]:
-    """Let the compiler place activations: for batches, as of samples, that the mesh divides not."""
-    token = _LAYOUT.set(None)
-    try:
-        yield
-    finally:
-        _LAYOUT.reset(token)
+    longest = math.prod(layout.mesh.shape[m] for m in layout.activations["sequence"])
+    return batch_parts(layout.mesh, layout.activations), 8 * longest
 
 
 def logical_axes(boxed: Any) -> Any:
@@ -268,21 +384,33 @@ def unbox(boxed: Any) -> Any:
     )
 
 
-def parameter_shardings(boxed: Any, layout: Layout) -> Any:
-    """Return a tree of shardings for boxed (shape) parameters under a layout."""
+def parameter_shardings(boxed: Any, layout: Layout, rules: Rules | None = None) -> Any:
+    """Return a tree of shardings for boxed (shape) parameters under a layout.
+
+    Args:
+        boxed: parameters with their logical axes.
+        layout: mesh and rules.
+        rules: others than those of parameters, such as those of optimizer state.
+
+    Raises:
+        ConfigError: a size does not divide, or an axis of the mesh splits no parameter.
+    """
     from llm.core.trees import flatten, unflatten
 
     shapes = flatten(unbox(boxed))
     axes = flatten(logical_axes(boxed), is_leaf=lambda x: isinstance(x, tuple))
-    return unflatten(
-        {
-            name: NamedSharding(
-                layout.mesh,
-                resolve(axes[name], layout.parameters, layout.mesh, leaf.shape, name),
+    specs = {
+        name: resolve(axes[name], rules or layout.parameters, layout.mesh, leaf.shape, name)
+        for name, leaf in shapes.items()
+    }
+    used = {m for spec in specs.values() for m in jax.tree.leaves(tuple(spec))}
+    for axis in ("fsdp", "tensor", "expert", "stage"):
+        if layout.mesh.shape[axis] > 1 and axis not in used:
+            raise ConfigError(
+                f"mesh.{axis}={layout.mesh.shape[axis]} splits no parameter of this model.",
+                f"Set mesh.{axis}=1 and give its devices to mesh.data.",
             )
-            for name, leaf in shapes.items()
-        }
-    )
+    return unflatten({name: NamedSharding(layout.mesh, spec) for name, spec in specs.items()})
 
 
 def like_parameters(tree: Any, shardings: Any, mesh: Mesh) -> Any:
@@ -304,45 +432,3 @@ def like_parameters(tree: Any, shardings: Any, mesh: Mesh) -> Any:
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, tree)
-
-
-class ShardingRow(NamedTuple):
-    """One line of a sharding report; bytes are per device."""
-
-    name: str
-    shape: tuple[int, ...]
-    spec: str
-    bytes_per_device: int
-    replicated: bool
-
-
-def sharding_report(shapes: Any, shardings: Any) -> tuple[list[ShardingRow], dict[str, float]]:
-    """Say where every parameter lives.
-
-    Args:
-        shapes: tree of arrays or `jax.ShapeDtypeStruct`.
-        shardings: tree of `NamedSharding` alike.
-
-    Returns:
-        Rows (largest first) and totals: bytes per device, bytes in all, share replicated.
-    """
-    from llm.core.trees import flatten
-
-    placed = flatten(shardings, is_leaf=lambda x: isinstance(x, NamedSharding))
-    rows = []
-    total = 0
-    for name, leaf in flatten(shapes).items():
-        size = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-        local = placed[name].shard_shape(tuple(leaf.shape))
-        per_device = int(np.prod(local)) * leaf.dtype.itemsize
-        whole = per_device == size and placed[name].mesh.size > 1
-        rows.append(ShardingRow(name, tuple(leaf.shape), str(placed[name].spec), per_device, whole))
-        total += size
-    rows.sort(key=lambda row: -row.bytes_per_device)
-    held = sum(row.bytes_per_device for row in rows)
-    copies = sum(row.bytes_per_device for row in rows if row.replicated)
-    return rows, {
-        "bytes_per_device": held,
-        "bytes_total": total,
-        "replicated_fraction": copies / total if total else 0.0,
-    }

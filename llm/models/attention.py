@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llm.core import sharding
 from llm.core.sharding import current_layout
 from llm.errors import ConfigError
 from llm.models.config import unknown
@@ -67,7 +68,7 @@ def visible(r: Request) -> Array:  # -> [B, T, S] bool
     return seen
 
 
-def _logits(q: Array, k: Array, r: Request) -> Array:  # -> [B, K, G, T, S] float32, masked
+def masked_logits(q: Array, k: Array, r: Request) -> Array:  # -> [B, K, G, T, S] float32, masked
     B, T, N, H = q.shape
     K = k.shape[2]
     grouped = q.reshape(B, T, K, N // K, H)
@@ -93,7 +94,7 @@ def _sink_logits(r: Request, K: int) -> Array:  # -> [1, K, G, 1, 1]
 
 def xla(q: Array, k: Array, v: Array, r: Request) -> Array:
     """Attend with the whole matrix in memory and a float32 softmax; the reference backend."""
-    logits = _logits(q, k, r)
+    logits = masked_logits(q, k, r)
     top = jnp.max(logits, axis=-1, keepdims=True)
     if r.sinks is not None:
         top = jnp.maximum(top, _sink_logits(r, k.shape[2]))
@@ -155,7 +156,7 @@ def absorb(state: Running, q: Array, k: Array, v: Array, r: Request) -> Running:
             "BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
         )
 
-    return accumulate(state, _logits(q, k, r), weigh)
+    return accumulate(state, masked_logits(q, k, r), weigh)
 
 
 def accumulate(state: Running, logits: Array, weigh: Callable[[Array], Array]) -> Running:
@@ -264,11 +265,28 @@ def _refuse(backend: str, r: Request, features: tuple[str, ...]) -> None:
         )
 
 
+def refuse_obstacle(backend: str, reason: str) -> None:
+    """Raise a ConfigError if there is a reason why a backend cannot be used."""
+    if reason:
+        raise ConfigError(
+            f"The attention backend {backend!r} cannot be used: {reason}.",
+            "Use model.attention='auto' (or 'xla', 'chunked').",
+        )
+
+
+def _ring(q: Array, k: Array, v: Array, r: Request) -> Array:
+    """Attend over a sequence that is split over devices; see `llm.models.ring`."""
+    from llm.models.ring import ring
+
+    return ring(q, k, v, r)
+
+
 BACKENDS: dict[str, Callable[[Array, Array, Array, Request], Array]] = {
     "xla": xla,
     "dot_product": dot_product,
     "chunked": chunked,
     "splash": splash,
+    "ring": _ring,
 }
 
 WHOLE_MATRIX = 2048 * 2048  # queries times keys up to which "auto" keeps the matrix in memory
@@ -276,7 +294,11 @@ WHOLE_MATRIX = 2048 * 2048  # queries times keys up to which "auto" keeps the ma
 
 def choose(q: Array, k: Array, r: Request) -> str:
     """Pick what "auto" stands for: the platform's fused backend where it does what is asked."""
+    from llm.models import ring
+
     where = platform()
+    if sharding.parts("length") > 1 and not ring.obstacle(q, k, r):
+        return "ring"
     if where == "tpu" and not obstacle(q, k, r, where):
         return "splash"
     if where == "gpu" and r.softcap == 0 and r.sinks is None and q.dtype != jnp.float32:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from llm.core.sharding import shard
-from llm.models import paged
+from llm.models import paged, zigzag
 from llm.models.attention import EVERYONE, Bias, Request, attention
 from llm.models.cache import write
 from llm.models.config import TransformerConfig
@@ -176,7 +176,7 @@ class Attention(nn.Module):
                 bias=self._bias(context),
                 sinks=sinks,
                 prefix=context.prefix,
-                ordered=not (cached or self.cross) and before is None,
+                ordered=not (cached or self.cross or zigzag.active()) and before is None,
                 shared=before is not None,
                 chunk=c.attention_chunk,
             )
@@ -309,7 +309,7 @@ class Block(nn.Module):
             x = self._add("cross", x, h, layer, context)
         h, aux = self._feed_forward(self._before("mlp", x), layer, context)
         x = self._add("mlp", x, h, layer, context)
-        return (shard(x, "batch", "length", None), buffers), aux
+        return (x, buffers), aux
 
     def _parallel(self, x: Array, buffers: Buffers, layer: Layer, context: Context) -> Any:
         # Attention and feed-forward read the same input and are summed (GPT-J, GPT-NeoX).
@@ -322,7 +322,7 @@ class Block(nn.Module):
         fed, aux = self._feed_forward(own, layer, context)
         x = self._add("attention", x, attended, layer, context)
         x = self._add("mlp", x, fed, layer, context)
-        return (shard(x, "batch", "length", None), buffers), aux
+        return (x, buffers), aux
 
     def _feed_forward(
         self, x: Array, layer: Layer, context: Context
@@ -340,6 +340,7 @@ class Block(nn.Module):
     def _add(self, site: str, x: Array, h: Array, layer: Layer, context: Context) -> Array:
         """Add a sublayer's output to the residual state, with its dropout and norm."""
         c = self.config
+        h = shard(h, "batch", "sequence", None)
         norm = None
         if c.norm_placement != "pre":
             norm = Norm(c, (c.d_model,), name=f"{site}_post_norm")
@@ -354,4 +355,4 @@ class Block(nn.Module):
         x = x + h
         if norm is not None and c.norm_placement == "post":
             x = norm(x)
-        return x
+        return shard(x, "batch", "sequence", None)

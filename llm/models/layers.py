@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llm.core.sharding import shard
-from llm.models import lora, quant
+from llm.models import lora, quant, zigzag
 from llm.models.config import TransformerConfig
 
 Array = jax.Array
@@ -235,7 +235,7 @@ class Embed(nn.Module):
             x = x + jnp.take(self.types, kinds, axis=0).astype(dtype)
         if c.embed_norm:
             x = self.norm(x)
-        return shard(x, "batch", "length", None)
+        return shard(x, "batch", "sequence", None)
 
     def attend(self, x: Array) -> Array:  # [B, T, D] -> [B, T, V] float32
         """Score every token by the inner product with its embedding."""
@@ -258,6 +258,8 @@ def dropout(x: Array, rate: float, keys: Array | None) -> Array:  # [B, ...]
     if rate == 0.0 or keys is None:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    if zigzag.active():
+        keep = zigzag.arrange(keep)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from llm.core.sharding import shard
 from llm.errors import ConfigError
+from llm.models import zigzag
 from llm.models.block import Block, Buffers, Context, Layer
 from llm.models.cache import Cache, plan_writes, write
 from llm.models.config import TransformerConfig
@@ -329,10 +330,18 @@ class Transformer(nn.Module):
                     encoder_tokens, encoder_segments, encoder_positions, dropout_keys
                 )
             context, written = _cross(context, written, encoded, encoder_segments)
-        x = self.embed(tokens, context.positions, token_types)
         stack = self.encoder if c.architecture == "encoder" else self.decoder
         before = self._prompt_states() if c.adapter.name == "prompt" else None
-        x, buffers, aux = stack(x, context, _buffers(written), before)
+        even = cache is None and c.architecture != "encoder" and not self.is_initializing()
+        even = even and zigzag.wanted(tokens.shape[1])
+        if even:
+            tokens, token_types = _arrange((tokens, token_types))
+            context = _even(context)
+        with zigzag.order(even):
+            x = self.embed(tokens, context.positions, token_types)
+            x, buffers, aux = stack(x, context, _buffers(written), before)
+        if even:
+            x = zigzag.restore(x)
         if isinstance(written, PagedCache):
             return x, written._replace(pages=written.pages._replace(**buffers)), aux
         return x, None if written is None else written._replace(**buffers), aux
@@ -356,6 +365,16 @@ class Transformer(nn.Module):
         )
         _, buffers, _ = self.decoder(x, context, {"k": empty, "v": empty})
         return buffers["k"][:, 0], buffers["v"][:, 0]
+
+
+def _arrange(tree: Any) -> Any:
+    return jax.tree.map(zigzag.arrange, tree)
+
+
+def _even(context: Context) -> Context:
+    """Bring what stands beside the decoder's tokens into zigzag order."""
+    rows = ("positions", "segments", "prefix")
+    return context._replace(**{name: _arrange(getattr(context, name)) for name in rows})
 
 
 def _place(

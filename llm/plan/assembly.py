@@ -89,7 +89,8 @@ def assemble(
             "Give a config of configs/pretrain or configs/posttrain.",
         )
     mesh = _mesh(dict(config.mesh), devices)
-    layout = sharding.Layout(mesh, sharding.PARAMETER_RULES, sharding.ACTIVATION_RULES)
+    choices = configs.bind(sharding.Choices, config.get("sharding", {}), "sharding")
+    layout = sharding.make_layout(mesh, choices)
     settings = run.Settings(**configs.bind(run.Settings, config.train, "train"))
     run.check_batch(settings, mesh)
     shape = model_config(config)

@@ -52,6 +52,7 @@ def lower(made: Assembly) -> Any:
         made.optimizer,
         microbatches=made.settings.microbatches,
         ema_decay=made.settings.ema_decay,
+        place=made.where.update,
     )
     state = _placed(made.where.state_shapes, made.where.state)
     trained, rest = made.bones.split(made.bones.shapes)
@@ -62,7 +63,7 @@ def lower(made: Assembly) -> Any:
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
     step = jax.jit(update, donate_argnums=0, out_shardings=(made.where.state, None))
-    with sharding.use_layout(mesh):
+    with sharding.use_layout(made.layout):
         return step.lower(state, frozen, made.batch, key)
 
 

@@ -120,11 +120,12 @@ def start_parameters(
 
 
 class Placement(NamedTuple):
-    """Shapes and shardings of the training state and of what is frozen."""
+    """Shapes and shardings of the training state, of what is frozen, and of an update."""
 
     state_shapes: State
     state: State
     frozen: Frozen
+    update: Any
 
 
 def placement(
@@ -134,16 +135,21 @@ def placement(
     layout: sharding.Layout,
     ema: bool,
 ) -> Placement:
-    """Work out where the optimizer state, averages and references live: as the parameters do."""
+    """Work out where the state, averages and references live: as the parameters do.
+
+    Under sharding.zero1 optimizer state, averages and updates are split over mesh.data as well.
+    """
     trained, _ = bones.split(bones.shapes)
     shapes = jax.eval_shape(lambda p: init_state(p, optimizer, ema), trained)
-    state = sharding.like_parameters(shapes, bones.shardings, layout.mesh)
+    finer = sharding.parameter_shardings(bones.boxed, layout, layout.optimizer)
+    state = sharding.like_parameters(shapes, finer, layout.mesh)
+    state = state._replace(params=bones.split(bones.shardings)[0])
     reference = jax.eval_shape(objective.init, trained)
     frozen = Frozen(
         bones.split(bones.shardings)[1],
         sharding.like_parameters(reference, bones.shardings, layout.mesh),
     )
-    return Placement(shapes, state, frozen)
+    return Placement(shapes, state, frozen, bones.split(finer)[0])
 
 
 def begin(

@@ -42,12 +42,15 @@ def train(config: Any, workdir: str, inputs: Inputs) -> State:
         inputs: model, objective and data.
     """
     settings = Settings(**configs.bind(Settings, config.train, "train"))
-    mesh = sharding.make_mesh(dict(config.mesh))
-    check_batch(settings, mesh)
+    layout = sharding.make_layout(
+        sharding.make_mesh(dict(config.mesh)),
+        configs.bind(sharding.Choices, config.get("sharding", {}), "sharding"),
+    )
+    check_batch(settings, layout.mesh)
     first = jax.process_index() == 0
     with (
         logs.record(workdir, jax.process_index()) as journal,
-        sharding.use_layout(mesh) as layout,
+        sharding.use_layout(layout),
         signals.watch(jax.process_count()) as stop,
         watchdog.watch(settings.step_timeout, workdir, jax.process_index()),
         console.progress(settings.steps, enabled=first) as screen,
@@ -90,6 +93,7 @@ def _train(
         ema_decay=settings.ema_decay,
         spike=spike,
         norms=settings.norms_every > 0,
+        place=where.update,
     )
     places = (_places(where.state, state), None)
     step = jax.jit(update, donate_argnums=0, out_shardings=places)

@@ -69,7 +69,7 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
     def function(step: int, state: State) -> dict[str, float]:
         full = trees.merge(state.params, frozen.params) if frozen.params else state.params
         lm = LanguageModel(inputs.model.config, inputs.model, full, inputs.tokenizer)
-        with sharding.without_layout():
+        with sharding.within(None):
             made = sample(lm)
         for prompt, text in made:
             line = {"step": step, "prompt": prompt, "text": text}

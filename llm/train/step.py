@@ -121,6 +121,7 @@ def make_step(
     ema_decay: float = 0.0,
     spike: spikes.Spikes = spikes.OFF,
     norms: bool = False,
+    place: Any = None,
 ) -> Step:
     """Build the update (state, frozen, batch, key) -> (state, metrics), to be jitted by the caller.
 
@@ -136,6 +137,8 @@ def make_step(
         ema_decay: 0 for no moving average of the parameters.
         spike: what spikes are, and whether their updates are skipped too.
         norms: add the gradient norm of every group of parameters to the metrics.
+        place: shardings of the averaged gradients, from which updates follow; None leaves them to
+            the compiler. Finer ones than the parameters' make the reduction a scatter (ZeRO-1).
     """
 
     def step(state: State, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
@@ -144,6 +147,8 @@ def make_step(
         grads, sums = gradients(objective, state.params, frozen, batch, keys, microbatches)
         weight = jnp.maximum(sums["loss"][1], 1e-6)
         grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+        if place is not None:
+            grads = jax.lax.with_sharding_constraint(grads, place)
         norm = optax.global_norm(grads)
         parts = group_norms(grads) if norms else {}
         if optimizer.clip_norm > 0:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llm.core import sharding
+from llm.core.sharding_report import sharding_report
 from llm.errors import ConfigError
 
 
@@ -92,7 +93,7 @@ def test_activations_that_do_not_divide_are_refused_inside_and_free_outside():
     with sharding.use_layout(mesh(data=8)):
         with pytest.raises(ConfigError, match="'batch' of size 3"):
             sharding.shard(jnp.zeros((3,)), "batch")
-        with sharding.without_layout():
+        with sharding.within(None):
             sharding.shard(jnp.zeros((3,)), "batch")
 
 
@@ -107,7 +108,7 @@ def boxed():
 def test_shardings_and_report():
     with sharding.use_layout(mesh(data=2, fsdp=2, tensor=2)) as layout:
         places = sharding.parameter_shardings(boxed(), layout)
-        rows, totals = sharding.sharding_report(sharding.unbox(boxed()), places)
+        rows, totals = sharding_report(sharding.unbox(boxed()), places)
     assert {row.name: row.bytes_per_device for row in rows} == {"a": 64 * 32, "b/scale": 28}
     assert [row.name for row in rows if row.replicated] == ["b/scale"]
     assert totals["bytes_per_device"] == 64 * 32 + 28

@@ -87,20 +87,6 @@ def test_dropout_is_on_in_these_tests():
     assert abs(update()[0][0] - update(dropout=0.0)[0][0]) > 1e-4
 
 
-@pytest.mark.parametrize(
-    ("mesh", "microbatches"),
-    [
-        ((("data", 8),), 1),
-        ((("fsdp", 8),), 1),
-        ((("data", 4), ("tensor", 2)), 1),
-        ((("data", 2), ("fsdp", 2), ("tensor", 2)), 2),
-    ],
-    ids=["data8", "fsdp8", "data4-tensor2", "data2-fsdp2-tensor2-accumulated"],
-)
-def test_meshes_agree_with_one_device(mesh, microbatches):
-    same(update(), update(mesh, microbatches))
-
-
 def test_example_keys_do_not_depend_on_the_batch():
     key = jax.random.key(0)
     few, many = example_keys(key, 4), example_keys(key, 16)
