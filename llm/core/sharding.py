@@ -23,6 +23,7 @@ MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 
 LOGICAL_AXES = (
     "batch",
+    "rows",
     "length",
     "sequence",
     "embed",
@@ -53,6 +54,7 @@ PARAMETER_RULES: Rules = {
 # batch is split over stages too: what is outside the pipeline is shared out, not done S times.
 ACTIVATION_RULES: Rules = {
     "batch": ("data", "fsdp", "expert", "stage"),
+    "rows": ("data", "fsdp", "stage"),  # the batch where mesh.expert splits another dimension
     "length": ("context",),
     "sequence": ("context",),
     "heads": ("tensor",),

@@ -5,8 +5,7 @@ Letters: E experts, M tokens, J choices per token, C capacity; others as in `lay
 """
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,39 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from llm.core.sharding import shard
-from llm.models import lora
+from llm.models import lora, zigzag
 from llm.models.config import TransformerConfig
+from llm.models.experts import Experts, grouped
 from llm.models.layers import INITIALISERS, param
 from llm.models.mlp import ACTIVATIONS, MLP
 
 Array = jax.Array
 Aux = dict[str, tuple[Array, Array]]
-
-
-class Experts(NamedTuple):
-    """The stacked weights of all experts."""
-
-    gate: Array  # [E, D, F]
-    up: Array  # [E, D, F]
-    down: Array  # [E, F, D]
-    act: Callable[[Array], Array]
-    updates: Mapping[str, tuple[Array, Array]] = MappingProxyType({})  # A, scale * B per name
-
-    def grouped(self, name: str, rows: Array, sizes: Array) -> Array:
-        """Multiply rows, sorted by expert, with their experts' weights; sizes [E] of the groups."""
-        out = jax.lax.ragged_dot(rows, getattr(self, name), sizes)
-        if name not in self.updates:
-            return out
-        a, b = self.updates[name]
-        return out + jax.lax.ragged_dot(jax.lax.ragged_dot(rows, a, sizes), b, sizes)
-
-    def stacked(self, name: str, x: Array) -> Array:  # [B, E, C, in] -> [B, E, C, out]
-        """Multiply each expert's own rows with its weights."""
-        out = jnp.einsum("BECI,EIO->BECO", x, getattr(self, name))
-        if name not in self.updates:
-            return out
-        a, b = self.updates[name]
-        return out + jnp.einsum("BECr,ErO->BECO", jnp.einsum("BECI,EIr->BECr", x, a), b)
 
 
 class Routing(NamedTuple):
@@ -69,22 +43,13 @@ def route(logits: Array, config: TransformerConfig) -> Routing:  # [B, T, E] flo
 
 
 def dropless(x: Array, real: Array, routing: Routing, w: Experts, config: TransformerConfig):
-    """Give every token all its experts: sort by expert, multiply group by group, sort back.
+    """Give every token all its experts: see `llm.models.experts`.
 
     Returns:
         ([B, T, D], number of dropped choices: zero).
     """
-    B, T, D = x.shape
-    J, E = config.experts_per_token, config.n_experts
-    chosen = routing.experts.reshape(-1)  # [M * J]
-    order = jnp.argsort(chosen, stable=True)
-    rows = jnp.take(x.reshape(B * T, D), order // J, axis=0)
-    sizes = jnp.bincount(chosen, length=E).astype(jnp.int32)
-    hidden = w.act(w.grouped("gate", rows, sizes)) * w.grouped("up", rows, sizes)
-    out = w.grouped("down", hidden, sizes)
-    out = jnp.take(out, jnp.argsort(order), axis=0).reshape(B, T, J, D)
-    y = jnp.einsum("BTJD,BTJ->BTD", out, routing.weights.astype(out.dtype))
-    return y, jnp.zeros((), jnp.float32)
+    del real, config
+    return grouped(x, routing.experts, routing.weights, w), jnp.zeros((), jnp.float32)
 
 
 def with_capacity(x: Array, real: Array, routing: Routing, w: Experts, config: TransformerConfig):
@@ -109,9 +74,11 @@ def with_capacity(x: Array, real: Array, routing: Routing, w: Experts, config: T
     scatter = jax.vmap(
         lambda rows, at: jnp.zeros((E * C, D), x.dtype).at[at].set(rows, mode="drop")
     )
-    inputs = scatter(source, slot).reshape(B, E, C, D)
+    # Rows leave mesh.expert to the experts: the compiler exchanges them (GShard's all-to-all).
+    inputs = shard(scatter(source, slot).reshape(B, E, C, D), "rows", "expert", None, None)
     hidden = w.act(w.stacked("gate", inputs)) * w.stacked("up", inputs)
-    out = w.stacked("down", hidden).reshape(B, E * C, D)
+    out = shard(w.stacked("down", hidden), "rows", "expert", None, None)
+    out = shard(out.reshape(B, E * C, D), "batch", None, None)
     gather = jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0, mode="fill", fill_value=0))
     back = jnp.moveaxis(gather(out, slot).reshape(B, J, T, D), 1, 2)
     y = jnp.einsum("BTJD,BTJ->BTD", back, routing.weights.astype(back.dtype))
@@ -122,26 +89,37 @@ def with_capacity(x: Array, real: Array, routing: Routing, w: Experts, config: T
 DISPATCH = {"dropless": dropless, "capacity": with_capacity}
 
 
-def auxiliary(routing: Routing, real: Array, dropped: Array, config: TransformerConfig) -> Aux:
-    """Return the balance loss (arXiv:2101.03961 eq. 4), router z-loss (arXiv:2202.08906 eq. 5) and
-    usage figures, each as (sum, weight) over real tokens; names ending in `_loss` are losses.
-    """
-    E = config.n_experts
+def tally(routing: Routing, real: Array, dropped: Array) -> dict[str, Array]:
+    """Sum over real tokens what `auxiliary` needs: sums of parts of a batch add up to its own."""
     mask = real.astype(jnp.float32)
-    n = jnp.sum(mask)
-    safe = jnp.maximum(n, 1.0)
-    picks = jnp.sum(jax.nn.one_hot(routing.experts, E), axis=2)  # [B, T, E]
-    load = jnp.einsum("BTE,BT->E", picks, mask) / (safe * config.experts_per_token)
-    share = jnp.einsum("BTE,BT->E", routing.scores, mask) / safe
+    picks = jnp.sum(jax.nn.one_hot(routing.experts, routing.logits.shape[-1]), axis=2)
     z = jnp.square(jax.nn.logsumexp(routing.logits, axis=-1))
+    return {
+        "tokens": jnp.sum(mask),  # []
+        "picks": jnp.einsum("BTE,BT->E", picks, mask),
+        "scores": jnp.einsum("BTE,BT->E", routing.scores, mask),
+        "z": jnp.sum(z * mask),  # []
+        "dropped": dropped,  # []
+    }
+
+
+def auxiliary(sums: dict[str, Array], config: TransformerConfig) -> Aux:
+    """Return the balance loss (arXiv:2101.03961 eq. 4), router z-loss (arXiv:2202.08906 eq. 5) and
+    usage figures of one layer, each as (sum, weight) over real tokens; names ending in `_loss` are
+    losses.
+    """
+    E, n = config.n_experts, sums["tokens"]
+    safe = jnp.maximum(n, 1.0)
+    load = sums["picks"] / (safe * config.experts_per_token)
+    share = sums["scores"] / safe
     entropy = -jnp.sum(load * jnp.log(jnp.maximum(load, 1e-9))) / math.log(max(E, 2))
     return {
         "moe_balance_loss": (E * jnp.sum(load * share) * n, n),
-        "moe_z_loss": (jnp.sum(z * mask), n),
+        "moe_z_loss": (sums["z"], n),
         "moe_max_load": (E * jnp.max(load) * n, n),  # 1 = evenly spread
         "moe_entropy": (entropy * n, n),  # of the load: 1 = evenly spread, 0 = one expert
         "moe_idle": (jnp.mean((load == 0).astype(jnp.float32)) * n, n),  # share of experts unused
-        "moe_dropped": (dropped, n * config.experts_per_token),
+        "moe_dropped": (sums["dropped"], n * config.experts_per_token),
     }
 
 
@@ -151,9 +129,19 @@ class MoE(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(  # [B, T, D] -> [B, T, D]
+    def __call__(  # [B, T, D] -> [B, T, D], `tally`
         self, x: Array, segments: Array | None, keys: Array | None = None
-    ) -> tuple[Array, Aux]:
+    ) -> tuple[Array, dict[str, Array]]:
+        if self.config.moe_dispatch == "dropless" or not zigzag.active():
+            return self._mix(x, segments, keys)
+        segments = None if segments is None else zigzag.restore(segments)
+        with zigzag.order(False):  # places are given to the tokens of a row in turn
+            y, sums = self._mix(zigzag.restore(x), segments, keys)
+        return zigzag.arrange(y), sums
+
+    def _mix(
+        self, x: Array, segments: Array | None, keys: Array | None
+    ) -> tuple[Array, dict[str, Array]]:
         c = self.config
         E, D, F = c.n_experts, c.d_model, c.d_expert
         make = INITIALISERS[c.init]
@@ -171,7 +159,8 @@ class MoE(nn.Module):
         real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
         weights = Experts(gate.astype(dtype), up.astype(dtype), down.astype(dtype), _act(c))
         weights = weights._replace(updates=self._updates(dtype))
-        y, dropped = DISPATCH[c.moe_dispatch](x.astype(dtype), real, routing, weights, c)
+        dispatch = DISPATCH[c.moe_dispatch]
+        y, dropped = dispatch(x.astype(dtype), real, routing, weights, c)
         if c.n_shared_experts:
             always = MLP(c, c.n_shared_experts * F, name="shared")(x, keys)
             if c.shared_expert_gate:
@@ -180,7 +169,7 @@ class MoE(nn.Module):
                 scores = jnp.einsum("BTD,DU->BTU", x.astype(dtype), valve.astype(dtype))
                 always = always * jax.nn.sigmoid(scores)
             y = y + always
-        return shard(y, "batch", "length", None), auxiliary(routing, real, dropped, c)
+        return shard(y, "batch", "length", None), tally(routing, real, dropped)
 
     def _updates(self, dtype: Any) -> dict[str, tuple[Array, Array]]:
         """Create the low-rank updates of the experts that the adapter covers."""

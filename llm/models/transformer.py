@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from llm.core.sharding import shard
 from llm.errors import ConfigError
-from llm.models import zigzag
+from llm.models import moe, zigzag
 from llm.models.block import Block, Buffers, Context, Layer
 from llm.models.cache import Cache, plan_writes, write
 from llm.models.config import TransformerConfig
@@ -56,6 +56,14 @@ def _layers(config: TransformerConfig, length: int, causal: bool, cross: bool) -
     )(config, causal=causal, cross=cross)
 
 
+def _auxiliary(sums: dict[str, Array], config: TransformerConfig) -> Aux:
+    """Return the mean over layers of each layer's losses and figures, at one layer's weight."""
+    if not sums:
+        return {}
+    each = jax.vmap(lambda layer: moe.auxiliary(layer, config))(sums)
+    return {name: (jnp.mean(total), jnp.mean(weight)) for name, (total, weight) in each.items()}
+
+
 def _per_layer(config: TransformerConfig, length: int) -> Layer:
     local = [config.is_local(i) for i in range(length)]
     return Layer(jnp.arange(length, dtype=jnp.int32), jnp.array(local))
@@ -70,7 +78,9 @@ class Separate(nn.Module):
     cross: bool
 
     @nn.compact
-    def __call__(self, carry: Any, per_layer: Layer, context: Context) -> tuple[Any, Aux]:
+    def __call__(
+        self, carry: Any, per_layer: Layer, context: Context
+    ) -> tuple[Any, dict[str, Array]]:
         auxes = []
         for i in range(self.length):
             block = Block(self.config, self.causal, self.cross, name=str(i))
@@ -148,9 +158,7 @@ class Stack(nn.Module):
         (x, buffers), aux = self.layers((x, buffers), per_layer, context)
         if c.final_norm:
             x = self.final_norm(x)
-        # Each layer reports (sum, weight): their mean over layers, at one layer's weight.
-        aux = {name: (jnp.mean(total), jnp.mean(weight)) for name, (total, weight) in aux.items()}
-        return x, buffers, aux
+        return x, buffers, _auxiliary(aux, c)
 
 
 class Head(nn.Module):

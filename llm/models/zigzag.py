@@ -80,9 +80,7 @@ def arrange(x: Array, *axes: str | None) -> Array:
         odd = jax.lax.ppermute(second, axis, odds)
         # Device i's first piece is number i, and of its pieces one is even, the other odd.
         swap = jax.lax.axis_index(axis) % 2 == 1
-        return jnp.concatenate(
-            [jnp.where(swap, odd, even), jnp.where(swap, even, odd)], axis=1
-        )
+        return jnp.concatenate([jnp.where(swap, odd, even), jnp.where(swap, even, odd)], axis=1)
 
     return _mapped(local, x, axes)
 

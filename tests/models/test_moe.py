@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm.models.moe import MoE
+from llm.models.moe import MoE, auxiliary
 from llm.models.presets import config
 from llm.models.transformer import Transformer
 from llm.train.objective import cross_entropy
@@ -79,7 +79,8 @@ def test_experts_equal_a_loop_over_tokens(dispatch, router, normalize, factor, j
     real = np.ones((B, T), bool)
     real[1, 4:] = False
     w = _weights()
-    y, aux = jit(MoE(c).apply)({"params": w}, x, real.astype(np.int32))
+    y, sums = jit(MoE(c).apply)({"params": w}, x, real.astype(np.int32))
+    aux = auxiliary(sums, c)
     capacity = int(np.ceil(factor * T * 2 / E)) if dispatch == "capacity" else B * T
     wide = {name: value.astype(np.float64) for name, value in w.items()}
     want, dropped = _reference(
