@@ -85,7 +85,7 @@ def grouped(x: Array, chosen: Array, weights: Array, w: Experts) -> Array:
 
     def local(x: Array, chosen: Array, weights: Array, *own: Array) -> Array:
         pairs = zip(own[3::2], own[4::2], strict=True)
-        mine = Experts(*own[:3], w.act, dict(zip(names, pairs, strict=True)))
+        mine = Experts(own[0], own[1], own[2], w.act, dict(zip(names, pairs, strict=True)))
         run = functools.partial(_own_rows, mine)
         if expert:
             run = functools.partial(_sent_rows, mine, expert[0], native)

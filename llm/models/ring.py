@@ -9,7 +9,6 @@ round once more, their gradients with them: no device ever holds more than its s
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -263,9 +262,10 @@ def _backward(setting: Setting, kept: Any, cotangents: Any) -> Any:
     (d_q, _, d_k, d_v), _ = jax.lax.scan(
         turn, (zeros[0], keys, zeros[1], zeros[2]), None, length=setting.turns
     )
+    none: Any = None  # integers have no gradient
     return (
-        Queries(_joined(d_q).astype(queries.q.dtype), None, None),
-        Keys(d_k.astype(keys.k.dtype), d_v.astype(keys.v.dtype), None, None, None),
+        Queries(_joined(d_q).astype(queries.q.dtype), none, none),
+        Keys(d_k.astype(keys.k.dtype), d_v.astype(keys.v.dtype), none, none, none),
     )
 
 
