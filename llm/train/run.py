@@ -11,6 +11,7 @@ import numpy as np
 
 from llm.core import config as configs
 from llm.core import console, logs, metrics, profile, sharding, signals, trees, watchdog
+from llm.core.sharding_report import sharding_report
 from llm.data import feed
 from llm.errors import NonFiniteError, Preempted
 from llm.models import costs
@@ -117,7 +118,7 @@ def _train(
         say=screen.say,
         bar=screen.bar,
     )
-    _announce(runner.say, inputs, bones, layout, int(state.step), settings)
+    _announce(runner.say, inputs, bones, where, layout, int(state.step), settings)
     together = True  # saving is done by all processes, or none
     try:
         return runner.run(state, frozen, jax.random.key(int(config.seed)))
@@ -186,6 +187,7 @@ def _announce(
     say: Callable[[str], None],
     inputs: Inputs,
     bones: initial.Skeleton,
+    where: initial.Placement,
     layout: sharding.Layout,
     start: int,
     settings: Settings,
@@ -212,11 +214,16 @@ def _announce(
         + f"; jax {jax.__version__}, python {platform.python_version()}"
     )
     if layout.mesh.size > 1:
-        _, totals = sharding.sharding_report(bones.shapes, bones.shardings)
-        say(
-            f"parameters: {totals['bytes_per_device'] / 1e6:.2f} MB per device, "
-            f"{totals['replicated_fraction']:.1%} of them on every device"
-        )
+        held = {
+            "parameters": (bones.shapes, bones.shardings),
+            "optimizer state": (where.state_shapes.opt_state, where.state.opt_state),
+        }
+        for what, (shapes, places) in held.items():
+            _, totals = sharding_report(shapes, places)
+            say(
+                f"{what}: {totals['bytes_per_device'] / 1e6:.2f} MB per device, "
+                f"{totals['replicated_fraction']:.1%} of them on every device"
+            )
     if start >= settings.steps:
         say(f"already trained to step {start}; raise config.train.steps to train on")
     elif start:
