@@ -16,9 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llm.core.sharding import shard
+from llm.core.sharding import current_layout, shard
 from llm.errors import ConfigError
-from llm.models import moe, zigzag
+from llm.models import moe, pipeline, zigzag
 from llm.models.block import Block, Buffers, Context, Layer
 from llm.models.cache import Cache, plan_writes, write
 from llm.models.config import TransformerConfig
@@ -155,10 +155,34 @@ class Stack(nn.Module):
         if context.keys is not None:
             x = dropout(x, c.dropout, fold(context.keys, _EMBED_SITE))
         per_layer = _per_layer(c, self.length)._replace(prefix=prefix)
-        (x, buffers), aux = self.layers((x, buffers), per_layer, context)
+        plan = None
+        if not buffers and not self.is_initializing():
+            plan = pipeline.schedule(current_layout(), self.length, x.shape[0])
+        if plan is None:
+            (x, buffers), aux = self.layers((x, buffers), per_layer, context)
+        else:
+            x, aux = self._in_stages(plan, x, per_layer, context)
         if c.final_norm:
             x = self.final_norm(x)
         return x, buffers, _auxiliary(aux, c)
+
+    def _in_stages(
+        self, plan: pipeline.Schedule, x: Array, per_layer: Layer, context: Context
+    ) -> tuple[Array, dict[str, Array]]:
+        """Run the layers as a pipeline; the parameters are those of the scanned stack."""
+        c = self.config
+        block = Block(c, self.causal, self.cross, parent=None)
+        whole = context._replace(relative=None)  # the one thing without a batch dimension
+
+        def one(params: Any, layer: Layer, x: Array, beside: Any) -> tuple[Array, Any]:
+            beside = beside._replace(relative=context.relative)
+            (x, _), sums = block.apply({"params": params}, (x, {}), layer, beside)
+            return x, sums
+
+        if c.remat != "none":
+            one = jax.checkpoint(one, prevent_cse=False, policy=REMATS[c.remat])
+        params = self.variables["params"]["layers"]
+        return pipeline.run(plan, one, params, per_layer, x, whole)
 
 
 class Head(nn.Module):
