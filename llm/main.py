@@ -346,8 +346,7 @@ def _load_start(origin: str, adapter: str) -> Any:
 
 def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:
     """Prepare the rows of every source; return the training feed and the held-out splits."""
-    import jax
-
+    from llm.core import sharding
     from llm.data.feed import Feed
 
     found, weights = {}, {}
@@ -358,13 +357,14 @@ def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any,
         if not options.get("path"):
             options["path"] = _embedded_corpus(workdir)
         found[name] = builder(tokens, str(files.path(workdir) / "rows" / name), **options)
+    index, count = sharding.host_share(sharding.make_mesh(dict(config.mesh)))
     feed = Feed(
         {name: splits["train"] for name, splits in found.items()},
         weights if len(found) > 1 else None,
         seed=int(config.seed),
         batch_size=int(config.train.batch_size),
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        host_index=index,
+        host_count=count,
         epochs=int(config.data.get("epochs", 0)),
     )
     feed.require(int(config.train.steps))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llm.errors import ConfigError
@@ -178,8 +179,12 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
 
     Args:
         sizes: mesh axis -> size; missing axes are 1, one may be -1. `dcn` is the number of
-            slices (multi-slice pods): the data axis is laid over them, slowest first.
+            slices (multi-slice pods; processes, where devices know of no slices): the data axis is
+            laid over them, slowest first, so that only it crosses the slow network.
         devices: the devices to use; all by default.
+
+    Raises:
+        ConfigError: the sizes do not fit the devices or their slices.
     """
     wanted = dict(sizes)
     slices = int(wanted.pop("dcn", 1))
@@ -195,9 +200,21 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
             f"mesh.dcn={slices} slices do not divide mesh.data={shape['data']}.",
             "Give mesh.data a multiple of the number of slices.",
         )
+    found = {getattr(device, "slice_index", 0) for device in chosen}
+    by_process = len(found) == 1
+    if by_process:
+        found = {device.process_index for device in chosen}
+    if len(found) != slices:
+        raise ConfigError(
+            f"mesh.dcn={slices}, but the devices are of {len(found)} "
+            f"{'processes' if by_process else 'slices'}.",
+            f"Set mesh.dcn={len(found)}.",
+        )
     inner = tuple(n // slices if a == "data" else n for a, n in shape.items())
     outer = tuple(slices if a == "data" else 1 for a in shape)
-    array = mesh_utils.create_hybrid_device_mesh(inner, outer, devices=chosen)
+    array = mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices=chosen, process_is_granule=by_process
+    )
     return Mesh(array, MESH_AXES, axis_types=auto)
 
 
@@ -354,6 +371,33 @@ def batch_sharding(mesh: Mesh, ndim: int, rules: Rules = ACTIVATION_RULES) -> Na
 def batch_parts(mesh: Mesh, rules: Rules = ACTIVATION_RULES) -> int:
     """Return into how many parts the batch is split."""
     return math.prod(mesh.shape.get(m, 1) for m in rules["batch"])
+
+
+def host_share(mesh: Mesh) -> tuple[int, int]:
+    """Return which slice of every batch this process reads, as (index, count of equal slices).
+
+    Processes whose devices hold the same rows, as where mesh.tensor spans them, read the same.
+    """
+    total = batch_parts(mesh)
+    places = batch_sharding(mesh, 1).addressable_devices_indices_map((total,)).values()
+    rows = sorted({index[0].indices(total)[0] for index in places if index is not None})
+    slices = (n for n in range(total, 0, -1) if total % n == 0)
+    size = total // next(n for n in slices if rows[0] * n // total == rows[-1] * n // total)
+    return rows[0] // size, total // size
+
+
+def place_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
+    """Lay this process's slice of a batch over the mesh: [B / count, T, …] -> [B, T, …]."""
+    index, count = host_share(mesh)
+    first = index * len(rows)
+
+    def part(where: tuple[slice, ...] | None) -> np.ndarray:
+        assert where is not None
+        start, stop, _ = where[0].indices(len(rows) * count)
+        return rows[(slice(start - first, stop - first), *where[1:])]
+
+    shape = (len(rows) * count, *rows.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh, rows.ndim), part)
 
 
 def smallest_input(layout: Layout) -> tuple[int, int]:

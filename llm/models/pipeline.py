@@ -104,7 +104,8 @@ def run(
 
     def stage(params: Any, own: Any, x: Array, beside: Any) -> tuple[Array, Any]:
         def layer(x: Array, each: Any) -> tuple[Array, Any]:
-            return one(*each, x, beside)
+            weights, mine = each
+            return one(weights, mine, x, beside)
 
         return jax.lax.scan(layer, x, (params, own))
 
@@ -118,7 +119,8 @@ def run(
         work = t - numbers
         real = (work >= 0) & (work < R * M)
         turn_of = jnp.clip(work // M, 0, R - 1)
-        out, sums = stages(*_pick((params, own), turn_of), held, _of(beside, work % M))
+        weights, mine = _pick((params, own), turn_of)
+        out, sums = stages(weights, mine, held, _of(beside, work % M))
         out = _split(out)
         last = (t - S + 1) % M
         old = jax.lax.dynamic_index_in_dim(kept, last, keepdims=False)
@@ -160,8 +162,7 @@ def _cut(tree: Any, M: int) -> Any:
     """Turn [B, ...] into [M, B / M, ...], strided so that every device keeps its rows."""
 
     def cut(x: Array) -> Array:
-        x = jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1)
-        return x
+        return jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1)
 
     return jax.tree.map(cut, tree)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm.core import trees
+from llm.core import sharding, trees
 from llm.errors import ConfigError
 from llm.train.loop import Hook
 from llm.train.objective import Objective
@@ -35,8 +35,7 @@ def loss_evaluator(
     *,
     batch_size: int,
     batches: int = 0,
-    index: int = 0,
-    count: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> Callable[[Any, Any], dict[str, float]]:
     """Build (params, frozen) -> metrics over the first rows of a dataset, in order.
 
@@ -46,8 +45,7 @@ def loss_evaluator(
         place: puts a host batch on the devices.
         batch_size: global rows at a time.
         batches: how many batches; 0 for all rows.
-        index: this process among `count`.
-        count: processes, each of which reads its own slice of every batch.
+        share: (index, count): which slice of every batch this process reads.
     """
 
     def sums(params: Any, frozen: Any, batch: Any) -> Any:
@@ -56,6 +54,7 @@ def loss_evaluator(
 
     compiled = jax.jit(sums)
     rows = len(dataset) if not batches else min(len(dataset), batches * batch_size)
+    index, count = share
     local = batch_size // count
 
     def evaluate(params: Any, frozen: Any) -> dict[str, float]:
@@ -82,7 +81,7 @@ def loss_evaluator(
 
 
 def hooks(
-    config: Any, inputs: Inputs, settings: Settings, frozen: Frozen, place: Place
+    config: Any, inputs: Inputs, settings: Settings, frozen: Frozen, mesh: Any, place: Place
 ) -> list[Hook]:
     """Build one hook per entry of config.evals: the objective's loss on held-out rows."""
     hooks = []
@@ -101,8 +100,7 @@ def hooks(
             place,
             batch_size=settings.batch_size,
             batches=options["batches"],
-            index=jax.process_index(),
-            count=jax.process_count(),
+            share=sharding.host_share(mesh),
         )
 
         def function(

@@ -14,7 +14,7 @@ from llm.core import console, logs, metrics, profile, sharding, signals, trees, 
 from llm.core.sharding_report import sharding_report
 from llm.data import feed
 from llm.errors import NonFiniteError, Preempted
-from llm.models import costs
+from llm.models import costs, pipeline
 from llm.train import bad_batches, evaluate, initial, loop, samples, spikes
 from llm.train.keeper import Keeper
 from llm.train.ledger import Ledger
@@ -26,10 +26,7 @@ def placer(mesh: Any) -> Callable[[Mapping[str, np.ndarray]], Any]:
     """Return a function that lays this process's rows over the mesh."""
 
     def place(batch: Mapping[str, np.ndarray]) -> Any:
-        return {
-            k: jax.make_array_from_process_local_data(sharding.batch_sharding(mesh, v.ndim), v)
-            for k, v in batch.items()
-        }
+        return {name: sharding.place_rows(mesh, rows) for name, rows in batch.items()}
 
     return place
 
@@ -106,7 +103,7 @@ def _train(
         lambda start, params: _batches(keeper.source, start, params, place),
         writer=writer,
         hooks=[
-            *evaluate.hooks(config, inputs, settings, frozen, place),
+            *evaluate.hooks(config, inputs, settings, frozen, layout.mesh, place),
             *samples.hooks(config, workdir, inputs, frozen),
         ],
         save=keeper.save,
@@ -170,7 +167,8 @@ def _plan(settings: Settings, inputs: Inputs, layout: sharding.Layout) -> loop.P
                 costs.matmul_parameters(inputs.model.config),
                 costs.attention_layers(inputs.model.config),
             )
-            flops = profile.training_flops(active, layers, lengths) * jax.process_count()
+            slices = sharding.host_share(layout.mesh)[1]
+            flops = profile.training_flops(active, layers, lengths) * slices
     return loop.Plan(
         settings.steps,
         settings.stop_after,
@@ -213,6 +211,12 @@ def _announce(
         + f"; {jax.device_count()} x {jax.devices()[0].device_kind} ({axes})"
         + f"; jax {jax.__version__}, python {platform.python_version()}"
     )
+    stages = pipeline.schedule(layout, inputs.model.config.n_layers, settings.microbatch)
+    if stages is not None:
+        say(
+            f"pipeline: {stages.stages} stages, {stages.microbatches} microbatches, "
+            f"{stages.repeats} times round, {stages.bubble:.1%} bubble"
+        )
     if layout.mesh.size > 1:
         held = {
             "parameters": (bones.shapes, bones.shardings),

@@ -74,6 +74,11 @@ class Settings(NamedTuple):
     heartbeat: float = 60.0
     step_timeout: float = 1800.0
 
+    @property
+    def microbatch(self) -> int:
+        """Sequences that the model is given at once, over all devices."""
+        return self.batch_size // self.microbatches
+
 
 def check_batch(settings: Settings, mesh: Any) -> None:
     """Refuse a batch that the microbatches and the mesh do not divide.

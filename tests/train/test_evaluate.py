@@ -55,7 +55,7 @@ def test_limited_batches():
 def test_processes_share_the_rows():
     parts = [
         evaluate.loss_evaluator(
-            Objective(nothing, loss), Rows(), place, batch_size=4, index=i, count=2
+            Objective(nothing, loss), Rows(), place, batch_size=4, share=(i, 2)
         )({}, ())["nll"]
         for i in range(2)
     ]
