@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The resolver refuses what it cannot honour, and constraints reach the compiled program."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from llm.core import sharding
-from llm.core.sharding_report import sharding_report
+from llm.core.sharding_report import activation_report, sharding_report
 from llm.errors import ConfigError
 
 
@@ -123,6 +125,80 @@ def test_optimizer_state_follows_its_parameters():
         found = sharding.like_parameters(state, places, layout.mesh)
     assert tuple(found["mu"]["a"].spec) == ("fsdp", None)
     assert found["count"].is_fully_replicated
+
+
+def test_zero1_splits_optimizer_state_over_data_too():
+    with sharding.use_layout(sharding.make_layout(mesh(data=4, fsdp=2), {"zero1": True})) as layout:
+        finer = sharding.parameter_shardings(boxed(), layout, layout.optimizer)
+        plain = sharding.parameter_shardings(boxed(), layout)
+        shapes = sharding.unbox(boxed())
+    held = [sharding_report(shapes, places)[1]["bytes_per_device"] for places in (plain, finer)]
+    assert held == [64 * 32 * 4 / 2 + 28, 64 * 32 * 4 / 8 + 28]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "choices", "says"),
+    [
+        ({"fsdp": 8}, {"zero1": True}, "sharding.zero1 has nothing to split: mesh.data is 1"),
+        ({"data": 8}, {"sequence": True}, "mesh.tensor is 1"),
+        ({"data": 8}, {"repeats": 2}, "mesh.stage is 1"),
+        ({"data": 4, "stage": 2}, {"repeats": 0}, "repeats=0"),
+    ],
+)
+def test_choices_without_an_axis_are_refused(sizes, choices, says):
+    with pytest.raises(ConfigError, match=says):
+        sharding.make_layout(mesh(**sizes), choices)
+
+
+def test_a_mesh_axis_that_splits_nothing_is_refused():
+    """Experts of a dense model, stages of one without layers: all would compute the same."""
+    with (
+        sharding.use_layout(mesh(data=4, expert=2)) as layout,
+        pytest.raises(ConfigError, match=r"mesh.expert=2 splits no parameter.*\n.*mesh.expert=1"),
+    ):
+        sharding.parameter_shardings(boxed(), layout)
+
+
+def test_report_of_activations():
+    def block(x):
+        h = sharding.shard(jnp.tile(x, (1, 1, 4)), "batch", "length", "mlp")
+        return sharding.shard(h[..., :16], "batch", "sequence", None)
+
+    made = sharding.make_layout(mesh(data=2, tensor=4), {"sequence": True})
+    with sharding.use_layout(made):
+        rows = activation_report(block, jax.ShapeDtypeStruct((8, 32, 16), jnp.float32))
+    assert [(row.name, row.bytes_per_device) for row in rows] == [
+        ("batch/length/mlp", 8 * 32 * 64 * 4 // 8),
+        ("batch/sequence/None", 8 * 32 * 16 * 4 // 8),
+    ]
+
+
+class Chip(NamedTuple):
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "none"
+
+
+def test_slices_are_the_slow_part_of_the_data_axis():
+    chips = [Chip(i, i // 4, (i // 4) % 2) for i in range(16)]
+    made = sharding.make_mesh({"data": 4, "fsdp": 4, "dcn": 2}, chips)
+    data = made.devices.reshape(4, 4)
+    assert [{chip.slice_index for chip in row} for row in data] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ConfigError, match="dcn=4, but the devices are of 2 slices"):
+        sharding.make_mesh({"data": 4, "fsdp": 4, "dcn": 4}, chips)
+
+
+def test_rows_are_placed_whole():
+    rows = np.arange(8 * 16).reshape(8, 16)
+    made = mesh(data=2, context=2, tensor=2)
+    assert sharding.host_share(made) == (0, 1)
+    placed = sharding.place_rows(made, rows)
+    assert placed.sharding.shard_shape((8, 16)) == (4, 8)
+    np.testing.assert_array_equal(placed, rows)
 
 
 def test_inputs_divide():

@@ -6,6 +6,7 @@ padding and uneven weights, with dropout on, and where the name says so with acc
 """
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -35,6 +36,8 @@ MODELS = {
     "moe": {**SIZES, **EXPERTS, "n_shared_experts": 1},
     "moe_capacity": {**SIZES, **EXPERTS, "moe_dispatch": "capacity", "capacity_factor": 1.0},
 }
+
+LAYERS = {"4,32,64", "2,32,64", "32,64", "4,64,32", "2,64,32", "64,32"}  # shapes of weights
 
 # name -> (model, mesh, sharding section, microbatches)
 CASES = {
@@ -66,7 +69,8 @@ CASES = {
 
 @functools.cache
 def update(name, mesh=(("data", 1),), choices=(), microbatches=1):
-    """Take two SGD steps on a mesh; return losses, first gradients and parameters as NumPy."""
+    """Take two SGD steps on a mesh; return losses, first gradients and parameters as NumPy, and
+    the compiled program's text."""
     sizes = dict(mesh)
     devices = jax.devices()[: int(np.prod(list(sizes.values())))]
     model = Transformer(TransformerConfig(**MODELS[name]))
@@ -86,17 +90,43 @@ def update(name, mesh=(("data", 1),), choices=(), microbatches=1):
             out_shardings=(where.state, None),
         )
         place = run.placer(layout.mesh)
+        step = step.lower(state, frozen, place(rows(0)), jax.random.key(3)).compile()
         losses = []
         for number in range(2):
             state, metrics = step(state, frozen, place(rows(number)), jax.random.key(3))
             losses.append(float(metrics["loss"]))
             if number == 0:  # the first momentum is the gradient
                 grads = jax.device_get(state.opt_state)
-        return losses, trees.flatten(grads), trees.flatten(jax.device_get(state.params))
+        params = jax.device_get(state.params)
+        return losses, trees.flatten(grads), trees.flatten(params), step.as_text()
+
+
+def on_mesh(case):
+    name, mesh, choices, microbatches = CASES[case]
+    return update(name, tuple(mesh.items()), tuple(choices.items()), microbatches)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_mesh_equals_one_device(case):
-    name, mesh, choices, microbatches = CASES[case]
-    whole = update(name, microbatches=microbatches)
-    same(whole, update(name, tuple(mesh.items()), tuple(choices.items()), microbatches))
+    name, _, _, microbatches = CASES[case]
+    same(update(name, microbatches=microbatches), on_mesh(case))
+
+
+def shapes(case, operation):
+    """Return the shapes of what an operation of a case's program gives."""
+    text = on_mesh(case)[3]
+    return {found[1] for found in re.finditer(rf"= \w+\[([\d,]*)\]\S* {operation}\(", text)}
+
+
+def test_programs_move_what_they_should():
+    """Equal numbers do not show that anything was split: look at what the programs send."""
+    assert not shapes("dp", "collective-permute") and not shapes("dp", "all-gather") & LAYERS
+    # The up-projection [L, D, F] is updated in eighths and gathered once; FSDP gathers layers.
+    assert "4,32,64" in shapes("zero1", "all-gather")
+    assert "32,64" in shapes("fsdp", "all-gather") or "1,32,64" in shapes("fsdp", "all-gather")
+    # Keys go round in shares of T / 4 = 4, states are never gathered: [B / 2, 4, K, H].
+    assert "8,4,2,8" in shapes("cp", "collective-permute")
+    assert not {"8,16,2,8", "8,16,4,8"} & shapes("cp", "all-gather")
+    # Stages hand on a microbatch [1, 1, T, D] and keep their weights.
+    assert "1,1,16,32" in shapes("pp", "collective-permute")
+    assert not shapes("pp", "all-gather") & LAYERS

@@ -60,8 +60,8 @@ def test_processes_train_as_one_does(data, tmp_path):
     assert "resuming at step 4" in printed[0]
     check_same(numbers(tmp_path / "one"), numbers(run))
     logs = {path.name for path in (run / "logs").iterdir()}
-    assert {f"process-{i}.jsonl" for i in range(4)} <= logs
-    started = [json.loads(line) for line in (run / "logs/process-0.jsonl").read_text().splitlines()]
+    assert {f"{i}.jsonl" for i in range(4)} <= logs
+    started = [json.loads(line) for line in (run / "logs/0.jsonl").read_text().splitlines()]
     assert [e["processes"] for e in started if e.get("event") == "start"] == [4, 2]
 
 
