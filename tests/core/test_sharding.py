@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The resolver refuses what it cannot honour, and constraints reach the compiled program."""
 
-from typing import NamedTuple
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -173,7 +173,8 @@ def test_report_of_activations():
     ]
 
 
-class Chip(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Chip:
     """What a mesh asks of a device."""
 
     id: int
