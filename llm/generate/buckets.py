@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 from llm.core.sharding import batch_parts, use_layout
+from llm.errors import ConfigError
 
 _COMPILED: collections.Counter[str] = collections.Counter()
 
@@ -45,6 +46,20 @@ def compiled() -> dict[str, int]:
 def layout(mesh: Any) -> contextlib.AbstractContextManager[Any]:
     """Put the mesh's layout in force, or do nothing without a mesh."""
     return contextlib.nullcontext() if mesh is None else use_layout(mesh)
+
+
+def check_decodes(mesh: Any) -> None:
+    """Refuse a mesh on which single tokens cannot be computed.
+
+    Raises:
+        ConfigError: it splits the sequence.
+    """
+    if mesh is not None and mesh.shape["context"] > 1:
+        raise ConfigError(
+            f"mesh.context={mesh.shape['context']} splits long sequences; decoding and scoring "
+            "compute single tokens.",
+            "Load the model over mesh.tensor, fsdp or data; `logits` works on any mesh.",
+        )
 
 
 def parts(mesh: Any) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm.generate import sampling
-from llm.generate.buckets import count_program, layout, parts
+from llm.generate.buckets import check_decodes, count_program, layout, parts
 from llm.models.paged import PAGE, PagedCache, Pages, constrain, init_pages
 from llm.models.transformer import separate
 
@@ -91,6 +91,7 @@ class Programs:
     def __init__(
         self, model: Any, params: Any, mesh: Any = None, dtype: str = "", draft: Any = None
     ):
+        check_decodes(mesh)
         self._mesh = mesh
         self._parts = [Part.of(model, params, dtype, mesh)]
         if draft is not None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm.errors import ConfigError
-from llm.generate.buckets import bucket, count_program, layout, parts, row_count
+from llm.generate.buckets import bucket, check_decodes, count_program, layout, parts, row_count
 from llm.generate.prefix_cache import PagePool, page_names
 from llm.generate.programs import Programs
 from llm.generate.sampling import token_logprob
@@ -102,6 +102,7 @@ def score(
     Raises:
         ConfigError: a continuation is longer than the model.
     """
+    check_decodes(mesh)
     longest = model.config.max_length
     rows = [_Row.of(window, longest) for window in windows]
     long = [i for i, row in enumerate(rows) if row.shared >= _LONG]

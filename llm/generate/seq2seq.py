@@ -17,6 +17,7 @@ from llm.errors import ConfigError
 from llm.generate import sampling
 from llm.generate.buckets import (
     bucket,
+    check_decodes,
     count_program,
     layout,
     parts,
@@ -148,6 +149,7 @@ def _steps(
     model: Any, params: Any, requests: Sequence[Request], start: int, mesh: Any
 ) -> Iterator[tuple[list[Chosen], np.ndarray]]:
     """Yield the rows' new tokens chunk by chunk, with the array in which the host ends rows."""
+    check_decodes(mesh)
     count = len(requests)
     padded = [*requests, *[Request((0,), 1)] * (row_count(count, parts(mesh)) - count)]
     longest = model.config.max_length

@@ -60,6 +60,18 @@ def test_a_step_can_be_chosen_by_number_or_path(lm, workdir):
         llm.load(workdir / "checkpoints" / "10", step=20)
 
 
+def test_a_split_sequence_gives_logits_and_refuses_to_decode(lm, workdir):
+    loaded = llm.load(workdir, mesh=make_mesh({"data": 2, "context": 4}))
+    tokens = [list(range(5, 21))]
+    np.testing.assert_allclose(loaded.logits(tokens), lm.logits(tokens), atol=1e-5)
+    for use in (
+        lambda: loaded.generate(["a"], max_tokens=2),
+        lambda: loaded.loglikelihood([("a", "b")]),
+    ):
+        with pytest.raises(ConfigError, match=r"mesh\.context=4 splits long sequences"):
+            use()
+
+
 def test_parameters_are_laid_over_a_mesh(lm, workdir):
     mesh = make_mesh({"fsdp": 2, "tensor": 2, "data": 2})
     loaded = llm.load(workdir, mesh=mesh)
