@@ -71,8 +71,9 @@ def training(model: ConfigDict, *, steps: int, batch_size: int, length: int) -> 
         }
     )
     # What the sizes leave open: ZeRO-1 over data, sequence parallelism over tensor, the pipeline
+    # over stage, optimizer state in the host's memory; see docs/scale.md
     config.sharding = ConfigDict(
-        {"zero1": False, "sequence": False, "microbatches": 0, "repeats": 1}
+        {"zero1": False, "sequence": False, "microbatches": 0, "repeats": 1, "offload": False}
     )
     config.init = ConfigDict({"from": ""})
     # strict: end (5) when the newest checkpoint is damaged, instead of using an older one

@@ -40,9 +40,10 @@ LOGICAL_AXES = (
 Rules = Mapping[str, tuple[str, ...]]
 
 # Parameters: what each logical axis is split over. Activations share the rules but for "embed":
-# weights are gathered before use (ZeRO-3), so an activation's model axis stays whole.
+# weights are gathered before use (ZeRO-3), so an activation's model axis stays whole. Devices that
+# share a sequence share the weights too.
 PARAMETER_RULES: Rules = {
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "context"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -66,6 +67,9 @@ ACTIVATION_RULES: Rules = {
 }
 
 
+HOST = "pinned_host"  # the memory of the host that devices read from directly
+
+
 class Choices(NamedTuple):
     """The `sharding` section of a config: what the sizes of the mesh leave open.
 
@@ -77,12 +81,14 @@ class Choices(NamedTuple):
             most that divide, up to four per stage.
         repeats: how often a microbatch goes round the stages (circular pipeline): the bubble
             shrinks as much, for one exchange of the weights between stages per step.
+        offload: keep optimizer state in the host's memory between updates.
     """
 
     zero1: bool = False
     sequence: bool = False
     microbatches: int = 0
     repeats: int = 1
+    offload: bool = False
 
 
 class Layout(NamedTuple):
@@ -118,9 +124,14 @@ def make_layout(mesh: Mesh, choices: Mapping[str, Any] | None = None) -> Layout:
             f"sharding has microbatches={made.microbatches}, repeats={made.repeats}.",
             "Use microbatches from 0 and repeats from 1.",
         )
+    if made.offload and HOST not in _memories(mesh):
+        raise ConfigError(
+            f"sharding.offload: these devices reach no memory of the host ({HOST}).",
+            "Set sharding.offload=false; sharding.zero1 or mesh.fsdp split optimizer state.",
+        )
     optimizer, activations = dict(PARAMETER_RULES), dict(ACTIVATION_RULES)
     if made.zero1:
-        optimizer["embed"] = ("fsdp", "data")
+        optimizer["embed"] = (*PARAMETER_RULES["embed"], "data")
     if made.sequence:
         activations["sequence"] = ("context", "tensor")
     return Layout(mesh, PARAMETER_RULES, activations, optimizer, made)
@@ -128,6 +139,24 @@ def make_layout(mesh: Mesh, choices: Mapping[str, Any] | None = None) -> Layout:
 
 _LAYOUT: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
 _NOTED: contextvars.ContextVar[list | None] = contextvars.ContextVar("noted", default=None)
+
+
+def _memories(mesh: Any) -> set[str]:
+    """Return the kinds of memory that the devices of a mesh reach."""
+    if not isinstance(mesh, Mesh):
+        return {HOST}  # no devices yet: a plan
+    device = mesh.devices.flat[0]
+    try:
+        return {memory.kind for memory in device.addressable_memories()}
+    except jax.errors.JaxRuntimeError:  # described, not there: TPUs have it
+        return {HOST} if device.platform == "tpu" else set()
+
+
+def on_host(shapes: Any, shardings: Any) -> Any:
+    """Return shardings that keep arrays (not counters) in the host's memory."""
+    return jax.tree.map(
+        lambda x, place: place.with_memory_kind(HOST) if x.ndim else place, shapes, shardings
+    )
 
 
 def mesh_shape(sizes: Mapping[str, int], n_devices: int) -> dict[str, int]:

@@ -53,6 +53,7 @@ def lower(made: Assembly) -> Any:
         microbatches=made.settings.microbatches,
         ema_decay=made.settings.ema_decay,
         place=made.where.update,
+        offloaded=made.layout.choices.offload,
     )
     state = _placed(made.where.state_shapes, made.where.state)
     trained, rest = made.bones.split(made.bones.shapes)

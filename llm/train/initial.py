@@ -144,6 +144,9 @@ def placement(
     finer = sharding.parameter_shardings(bones.boxed, layout, layout.optimizer)
     state = sharding.like_parameters(shapes, finer, layout.mesh)
     state = state._replace(params=bones.split(bones.shardings)[0])
+    if layout.choices.offload:
+        kept = sharding.on_host(shapes.opt_state, state.opt_state)
+        state = state._replace(opt_state=kept)
     reference = jax.eval_shape(objective.init, trained)
     frozen = Frozen(
         bones.split(bones.shardings)[1],

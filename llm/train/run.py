@@ -92,6 +92,7 @@ def _train(
         spike=spike,
         norms=settings.norms_every > 0,
         place=where.update,
+        offloaded=layout.choices.offload,
     )
     places = (_places(where.state, state), None)
     step = jax.jit(update, donate_argnums=0, out_shardings=places)

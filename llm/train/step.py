@@ -122,6 +122,7 @@ def make_step(
     spike: spikes.Spikes = spikes.OFF,
     norms: bool = False,
     place: Any = None,
+    offloaded: bool = False,
 ) -> Step:
     """Build the update (state, frozen, batch, key) -> (state, metrics), to be jitted by the caller.
 
@@ -139,9 +140,15 @@ def make_step(
         norms: add the gradient norm of every group of parameters to the metrics.
         place: shardings of the averaged gradients, from which updates follow; None leaves them to
             the compiler. Finer ones than the parameters' make the reduction a scatter (ZeRO-1).
+        offloaded: optimizer state comes in the host's memory; the caller's `out_shardings` put it
+            back there.
     """
 
     def step(state: State, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        if offloaded:
+            state = state._replace(
+                opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device)
+            )
         size = jax.tree.leaves(batch)[0].shape[0]
         keys = example_keys(jax.random.fold_in(key, state.step), size)
         grads, sums = gradients(objective, state.params, frozen, batch, keys, microbatches)

@@ -43,7 +43,7 @@ LAYERS = {"4,32,64", "2,32,64", "32,64", "4,64,32", "2,64,32", "64,32"}  # shape
 CASES = {
     "dp": ("dense", {"data": 8}, {}, 1),
     "zero1": ("dense", {"data": 8}, {"zero1": True}, 1),
-    "fsdp": ("dense", {"fsdp": 8}, {}, 1),
+    "fsdp": ("dense", {"fsdp": 8}, {"offload": True}, 1),
     "tp": ("dense", {"data": 4, "tensor": 2}, {}, 1),
     "sp": ("dense", {"data": 4, "tensor": 2}, {"sequence": True}, 1),
     "cp": ("dense", {"data": 2, "context": 4}, {}, 1),
@@ -86,7 +86,13 @@ def update(name, mesh=(("data", 1),), choices=(), microbatches=1):
         params = initial.fresh_parameters(model, bones, layout, seed=1)
         state, frozen = initial.begin(params, objective, choice, bones, where)
         step = jax.jit(
-            make_step(objective, choice, microbatches=microbatches, place=where.update),
+            make_step(
+                objective,
+                choice,
+                microbatches=microbatches,
+                place=where.update,
+                offloaded=layout.choices.offload,
+            ),
             out_shardings=(where.state, None),
         )
         place = run.placer(layout.mesh)
