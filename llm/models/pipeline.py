@@ -18,11 +18,14 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from llm.core import sharding
 from llm.errors import ConfigError
+from llm.models.block import Block, Context, Layer
+from llm.models.config import TransformerConfig
 
 Array = jax.Array
 # (parameters of one layer, what is its own, state, what is beside the state) -> (state, sums)
@@ -75,6 +78,59 @@ def schedule(layout: sharding.Layout | None, layers: int, batch: int) -> Schedul
             else f"Raise train.batch_size to a multiple of {shards * max(S, asked)}.",
         )
     return Schedule(S, chosen[-1], R)
+
+
+class Nested(nn.Module):
+    """Run a block under the names that it has in the model: adapters are chosen by path."""
+
+    config: TransformerConfig
+    causal: bool
+    cross: bool
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, carry: Any, layer: Layer, context: Context) -> Any:
+        first, *rest = self.names
+        if rest:
+            inner: Any = Nested(self.config, self.causal, self.cross, tuple(rest), name=first)
+        else:
+            inner = Block(self.config, self.causal, self.cross, name=first)
+        return inner(carry, layer, context)
+
+
+def layers(
+    plan: Schedule,
+    block: Nested,
+    policy: Callable[[str], Any],
+    params: Any,
+    own: Layer,
+    x: Array,
+    context: Context,
+) -> tuple[Array, Any]:
+    """Run all layers of a stack on [B, T, D]; the parameters are those of the scanned stack.
+
+    Args:
+        plan: the schedule.
+        block: runs one layer.
+        policy: name of a remat -> what is kept of a layer.
+        params: stacked parameters of the layers.
+        own: what differs between layers, stacked.
+        x: [B, T, D].
+        context: what they share.
+    """
+
+    def one(params: Any, layer: Layer, x: Array, beside: Context) -> tuple[Array, Any]:
+        beside = beside._replace(relative=context.relative)
+        for name in reversed(block.names):
+            params = {name: params}
+        (x, _), sums = block.apply({"params": params}, (x, {}), layer, beside)
+        return x, sums
+
+    kept = block.config.remat
+    if kept != "none":
+        one = jax.checkpoint(one, prevent_cse=False, policy=policy(kept))
+    # The table of relative positions is the one thing without a batch dimension.
+    return run(plan, one, params, own, x, context._replace(relative=None))
 
 
 def run(

@@ -161,28 +161,12 @@ class Stack(nn.Module):
         if plan is None:
             (x, buffers), aux = self.layers((x, buffers), per_layer, context)
         else:
-            x, aux = self._in_stages(plan, x, per_layer, context)
+            block = pipeline.Nested(c, self.causal, self.cross, (*self.path, "layers"), parent=None)
+            params = self.variables["params"]["layers"]
+            x, aux = pipeline.layers(plan, block, REMATS.get, params, per_layer, x, context)
         if c.final_norm:
             x = self.final_norm(x)
         return x, buffers, _auxiliary(aux, c)
-
-    def _in_stages(
-        self, plan: pipeline.Schedule, x: Array, per_layer: Layer, context: Context
-    ) -> tuple[Array, dict[str, Array]]:
-        """Run the layers as a pipeline; the parameters are those of the scanned stack."""
-        c = self.config
-        block = Block(c, self.causal, self.cross, parent=None)
-        whole = context._replace(relative=None)  # the one thing without a batch dimension
-
-        def one(params: Any, layer: Layer, x: Array, beside: Any) -> tuple[Array, Any]:
-            beside = beside._replace(relative=context.relative)
-            (x, _), sums = block.apply({"params": params}, (x, {}), layer, beside)
-            return x, sums
-
-        if c.remat != "none":
-            one = jax.checkpoint(one, prevent_cse=False, policy=REMATS[c.remat])
-        params = self.variables["params"]["layers"]
-        return pipeline.run(plan, one, params, per_layer, x, whole)
 
 
 class Head(nn.Module):

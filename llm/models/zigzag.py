@@ -2,10 +2,10 @@
 """Share causal work evenly among the devices that a sequence is split over.
 
 Cut a row into 2c pieces for c devices. In row order the last device would attend to all the others
-and the first to itself only; here device i holds pieces i and 2c-1-i, so all do the same work
-(arXiv:2309.14509's reordering, as Llama 3 uses it, arXiv:2407.21783 §3.3.2). Positions and segments
-travel along, and masks are made of those, so nothing else in a model notices, but for what counts
-rows: dropout masks follow the tokens, and what fills places in row order goes back to it.
+and the first to itself only; here device i holds pieces i and 2c-1-i, so all do the same work (as
+Llama 3 was trained, arXiv:2407.21783 §3.3.2). Positions and segments travel along, and masks are
+made of those, so nothing else in a model notices, but for what counts rows: dropout masks follow
+the tokens, and what fills places in row order goes back to it.
 """
 
 import contextlib
