@@ -10,7 +10,7 @@ the tokens, and what fills places in row order goes back to it.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +69,8 @@ def _moves(parts: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     )
 
 
-def arrange(x: Array, *axes: str | None) -> Array:
-    """Bring [B, T, ...] from row order into zigzag order; `axes` are those after the length."""
+def arrange(x: Array) -> Array:
+    """Bring [B, T, ...] from row order into zigzag order."""
     (axis,) = sharding.split_over("length")
     evens, odds = _moves(sharding.parts("length"))
 
@@ -82,10 +82,10 @@ def arrange(x: Array, *axes: str | None) -> Array:
         swap = jax.lax.axis_index(axis) % 2 == 1
         return jnp.concatenate([jnp.where(swap, odd, even), jnp.where(swap, even, odd)], axis=1)
 
-    return _mapped(local, x, axes)
+    return _mapped(local, x)
 
 
-def restore(x: Array, *axes: str | None) -> Array:
+def restore(x: Array) -> Array:
     """Undo `arrange`."""
     (axis,) = sharding.split_over("length")
     evens, odds = (
@@ -100,9 +100,9 @@ def restore(x: Array, *axes: str | None) -> Array:
             [jax.lax.ppermute(even, axis, evens), jax.lax.ppermute(odd, axis, odds)], axis=1
         )
 
-    return _mapped(local, x, axes)
+    return _mapped(local, x)
 
 
-def _mapped(local, x: Array, axes: tuple[str | None, ...]) -> Array:
-    names = ("batch", "length", *axes, *(None,) * (x.ndim - 2 - len(axes)))
+def _mapped(local: Callable[[Array], Array], x: Array) -> Array:
+    names = ("batch", "length", *(None,) * (x.ndim - 2))
     return sharding.on_shards(local, [names], names)(x)
