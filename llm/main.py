@@ -346,7 +346,7 @@ def _load_start(origin: str, adapter: str) -> Any:
 
 def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:
     """Prepare the rows of every source; return the training feed and the held-out splits."""
-    from llm.core import sharding
+    from llm.core import sharding, shards
     from llm.data.feed import Feed
 
     found, weights = {}, {}
@@ -357,7 +357,7 @@ def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any,
         if not options.get("path"):
             options["path"] = _embedded_corpus(workdir)
         found[name] = builder(tokens, str(files.path(workdir) / "rows" / name), **options)
-    index, count = sharding.host_share(sharding.make_mesh(dict(config.mesh)))
+    index, count = shards.host_share(sharding.make_mesh(dict(config.mesh)))
     feed = Feed(
         {name: splits["train"] for name, splits in found.items()},
         weights if len(found) > 1 else None,

@@ -10,11 +10,10 @@ that splits nothing of the model.
 import contextlib
 import contextvars
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llm.errors import ConfigError
@@ -24,6 +23,7 @@ MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 LOGICAL_AXES = (
     "batch",
     "rows",
+    "microbatch",
     "length",
     "sequence",
     "embed",
@@ -56,6 +56,7 @@ PARAMETER_RULES: Rules = {
 ACTIVATION_RULES: Rules = {
     "batch": ("data", "fsdp", "expert", "stage"),
     "rows": ("data", "fsdp", "stage"),  # the batch where mesh.expert splits another dimension
+    "microbatch": ("data", "fsdp", "expert"),  # the batch where mesh.stage splits another one
     "length": ("context",),
     "sequence": ("context",),
     "heads": ("tensor",),
@@ -99,6 +100,7 @@ class Layout(NamedTuple):
     activations: Rules = ACTIVATION_RULES
     optimizer: Rules = PARAMETER_RULES
     choices: Choices = Choices()
+    mapped: tuple[str, ...] = ()  # mesh axes that a function is being mapped over
 
 
 def make_layout(mesh: Mesh, choices: Mapping[str, Any] | None = None) -> Layout:
@@ -321,7 +323,8 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     noted = _NOTED.get()
     if noted is not None:
         noted.append(("/".join(str(axis) for axis in axes), x, place))
-    return jax.lax.with_sharding_constraint(x, place)
+    # Where an axis is mapped over, the mesh is that of the others: the one in force there.
+    return jax.lax.with_sharding_constraint(x, spec if layout.mapped else place)
 
 
 @contextlib.contextmanager
@@ -349,39 +352,6 @@ def parts(axis: str) -> int:
     return math.prod(layout.mesh.shape[m] for m in split_over(axis)) if layout else 1
 
 
-def on_shards(
-    function: Callable[..., Any], inputs: Sequence[Sequence[str | None]], outputs: Any
-) -> Callable[..., Any]:
-    """Run a function on every device's own parts of its arguments (`jax.shard_map`).
-
-    Args:
-        function: may use collectives over any mesh axis.
-        inputs: logical axes of each argument.
-        outputs: logical axes of the result, or a list of them.
-    """
-    layout = _LAYOUT.get()
-    assert layout is not None
-
-    def call(*arrays: jax.Array) -> Any:
-        def spec(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
-            return resolve(axes, layout.activations, layout.mesh, shape, "argument")
-
-        into = tuple(spec(axes, x.shape) for axes, x in zip(inputs, arrays, strict=True))
-        several = isinstance(outputs, list)
-        # A size of 0 divides by everything: what comes out is as large as its parts.
-        out = [spec(axes, (0,) * len(axes)) for axes in (outputs if several else [outputs])]
-        mapped = jax.shard_map(
-            function,
-            mesh=layout.mesh,
-            in_specs=into,
-            out_specs=tuple(out) if several else out[0],
-            check_vma=False,
-        )
-        return mapped(*arrays)
-
-    return call
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a value that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -400,33 +370,6 @@ def batch_sharding(mesh: Mesh, ndim: int, rules: Rules = ACTIVATION_RULES) -> Na
 def batch_parts(mesh: Mesh, rules: Rules = ACTIVATION_RULES) -> int:
     """Return into how many parts the batch is split."""
     return math.prod(mesh.shape.get(m, 1) for m in rules["batch"])
-
-
-def host_share(mesh: Mesh) -> tuple[int, int]:
-    """Return which slice of every batch this process reads, as (index, count of equal slices).
-
-    Processes whose devices hold the same rows, as where mesh.tensor spans them, read the same.
-    """
-    total = batch_parts(mesh)
-    places = batch_sharding(mesh, 1).addressable_devices_indices_map((total,)).values()
-    rows = sorted({index[0].indices(total)[0] for index in places if index is not None})
-    slices = (n for n in range(total, 0, -1) if total % n == 0)
-    size = total // next(n for n in slices if rows[0] * n // total == rows[-1] * n // total)
-    return rows[0] // size, total // size
-
-
-def place_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
-    """Lay this process's slice of a batch over the mesh: [B / count, T, …] -> [B, T, …]."""
-    index, count = host_share(mesh)
-    first = index * len(rows)
-
-    def part(where: tuple[slice, ...] | None) -> np.ndarray:
-        assert where is not None
-        start, stop, _ = where[0].indices(len(rows) * count)
-        return rows[(slice(start - first, stop - first), *where[1:])]
-
-    shape = (len(rows) * count, *rows.shape[1:])
-    return jax.make_array_from_callback(shape, batch_sharding(mesh, rows.ndim), part)
 
 
 def smallest_input(layout: Layout) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llm.core import sharding
+from llm.core import sharding, shards
 
 Array = jax.Array
 Axes = tuple[str | None, ...]
@@ -93,7 +93,7 @@ def grouped(x: Array, chosen: Array, weights: Array, w: Experts) -> Array:
         return jax.lax.psum(y, tensor) if tensor else y
 
     row = ("batch", "length", None)
-    return sharding.on_shards(local, [row, row, row, *axes], row)(x, chosen, weights, *arrays)
+    return shards.on_shards(local, [row, row, row, *axes], row)(x, chosen, weights, *arrays)
 
 
 def _combine(

@@ -2,9 +2,9 @@
 """Run a stack of layers as a pipeline over mesh.stage.
 
 Stage s holds its share of the layers. A batch is cut into M microbatches; in every turn each stage
-runs one of them and hands it to the next stage, so after S - 1 turns all are at work. The stages
-are a dimension of the arrays that is split over mesh.stage: what one stage does is mapped over it,
-and handing on is a roll along it, which compiles to a collective-permute (arXiv:2105.04663 §3.3).
+runs one of them and hands it to the next stage, so after S - 1 turns all are at work. The stages are a
+dimension of the arrays: `jax.shard_map` maps what one stage does over it, and handing on is a
+roll along it, which compiles to a collective-permute (arXiv:2105.04663 §3.3).
 Forward and backward are one scan; accumulation over microbatches is part of it.
 
 Going round R times (a circular pipeline, arXiv:2104.04473 §2.2) stage s holds every S-th share of
@@ -22,14 +22,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llm.core import sharding
+from llm.core import sharding, shards
 from llm.errors import ConfigError
 from llm.models.block import Block, Context, Layer
 from llm.models.config import TransformerConfig
 
 Array = jax.Array
-# (parameters of one layer, what is its own, state, what is beside the state) -> (state, sums)
-RunLayer = Callable[[Any, Any, Array, Any], tuple[Array, Any]]
+# (parameters of one layer, what is its own, state, beside, shared) -> (state, sums)
+RunLayer = Callable[[Any, Any, Array, Any, Any], tuple[Array, Any]]
 
 
 class Schedule(NamedTuple):
@@ -119,8 +119,10 @@ def layers(
         context: what they share.
     """
 
-    def one(params: Any, layer: Layer, x: Array, beside: Context) -> tuple[Array, Any]:
-        beside = beside._replace(relative=context.relative)
+    def one(
+        params: Any, layer: Layer, x: Array, beside: Context, relative: Any
+    ) -> tuple[Array, Any]:
+        beside = beside._replace(relative=relative)
         for name in reversed(block.names):
             params = {name: params}
         (x, _), sums = block.apply({"params": params}, (x, {}), layer, beside)
@@ -130,11 +132,11 @@ def layers(
     if kept != "none":
         one = jax.checkpoint(one, prevent_cse=False, policy=policy(kept))
     # The table of relative positions is the one thing without a batch dimension.
-    return run(plan, one, params, own, x, context._replace(relative=None))
+    return run(plan, one, params, own, x, context._replace(relative=None), context.relative)
 
 
 def run(
-    plan: Schedule, one: RunLayer, params: Any, own: Any, x: Array, beside: Any
+    plan: Schedule, one: RunLayer, params: Any, own: Any, x: Array, beside: Any, shared: Any
 ) -> tuple[Array, Any]:
     """Send a batch through all layers.
 
@@ -145,54 +147,50 @@ def run(
         own: what differs between layers, stacked alike.
         x: [B, T, D].
         beside: tree of arrays [B, ...] that every layer reads.
+        shared: tree of arrays that every layer reads whole.
 
     Returns:
         [B, T, D], and the sums of all layers, stacked, over the whole batch.
     """
     S, M, R = plan
-    params, own = _by_stage((params, own), S, R)
+    stacks = _by_stage((params, own), S, R)
+    shared = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (S, *x.shape)), shared)
     x, beside = _cut((x, beside), M)
-    layout = sharding.current_layout()
-    assert layout is not None
-    # Inside, the batch is a microbatch, and mesh.stage splits the dimension of stages.
-    inner = {**layout.activations, "batch": ("data", "fsdp", "expert"), "rows": ("data", "fsdp")}
-    numbers = jnp.arange(S)
 
-    def stage(params: Any, own: Any, x: Array, beside: Any) -> tuple[Array, Any]:
+    def stage(work: Array, stacks: Any, x: Array, beside: Any, shared: Any) -> tuple[Array, Any]:
         def layer(x: Array, each: Any) -> tuple[Array, Any]:
             weights, mine = each
-            return one(weights, mine, x, beside)
+            return one(weights, mine, x, beside, shared)
 
-        return jax.lax.scan(layer, x, (params, own))
+        turn = jnp.clip(work // M, 0, R - 1)
+        x, sums = jax.lax.scan(layer, x, jax.tree.map(lambda stack: stack[turn], stacks))
+        # An idle stage runs on what it holds, and nothing of that counts.
+        at = (jnp.arange(R) == turn) & (work >= 0) & (work < R * M)
+        return x, jax.tree.map(lambda s: jnp.where(at.reshape(R, *(1,) * s.ndim), s[None], 0), sums)
 
-    stages = jax.vmap(stage, spmd_axis_name="stage")
+    stages = shards.over_stages(stage)
 
     def turn(carry: Any, t: Array) -> tuple[Any, Any]:
         kept, held = carry
         # What comes next from the first stage's queue; the others hold what was handed to them.
         held = held.at[0].set(jax.lax.dynamic_index_in_dim(kept, t % M, keepdims=False))
-        held = _split(held)
-        work = t - numbers
-        real = (work >= 0) & (work < R * M)
-        turn_of = jnp.clip(work // M, 0, R - 1)
-        weights, mine = _pick((params, own), turn_of)
-        out, sums = stages(weights, mine, held, _of(beside, work % M))
+        work = t - jnp.arange(S)
+        out, sums = stages(work, stacks, _split(held), _of(beside, work % M), shared)
         out = _split(out)
         last = (t - S + 1) % M
         old = jax.lax.dynamic_index_in_dim(kept, last, keepdims=False)
-        done = jnp.where(real[-1], out[-1], old)
+        done = jnp.where(t >= S - 1, out[-1], old)
         kept = jax.lax.dynamic_update_index_in_dim(kept, done, last, 0)
-        return (kept, jnp.roll(out, 1, axis=0)), _added(sums, real, turn_of, R)
+        return (kept, jnp.roll(out, 1, axis=0)), sums
 
-    with sharding.within(layout._replace(activations=inner)):
-        held = _split(jnp.zeros((S, *x.shape[1:]), x.dtype))
-        (kept, _), sums = jax.lax.scan(turn, (x, held), jnp.arange(plan.turns))
+    held = _split(jnp.zeros((S, *x.shape[1:]), x.dtype))
+    (kept, _), sums = jax.lax.scan(turn, (x, held), jnp.arange(plan.turns))
     sums = jax.tree.map(lambda s: jnp.sum(s, axis=0), sums)
     return _whole(kept), _by_layer(sums)
 
 
 def _split(x: Array) -> Array:  # [S, B/M, T, D]
-    return sharding.shard(x, "stage", "batch", "sequence", None)
+    return sharding.shard(x, "stage", "microbatch", "sequence", None)
 
 
 def _by_stage(tree: Any, S: int, R: int) -> Any:
@@ -229,22 +227,6 @@ def _whole(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _pick(tree: Any, turn: Array) -> Any:
-    """Take from [S, R, ...] each stage's share for its turn [S]."""
-    return jax.tree.map(lambda x: jax.vmap(lambda own, r: own[r])(x, turn), tree)
-
-
 def _of(tree: Any, number: Array) -> Any:
     """Take from [M, ...] each stage's microbatch: numbers [S] -> [S, ...]."""
     return jax.tree.map(lambda x: jnp.take(x, number, axis=0), tree)
-
-
-def _added(sums: Any, real: Array, turn: Array, R: int) -> Any:
-    """Lay sums [S, l, ...] at their turn of [S, R, l, ...], and nothing of idle stages."""
-    at = real[:, None] & (turn[:, None] == jnp.arange(R)[None])  # [S, R]
-
-    def lay(x: Array) -> Array:
-        mask = at.reshape(*at.shape, *(1,) * (x.ndim - 1))
-        return jnp.where(mask, x[:, None], 0)
-
-    return jax.tree.map(lay, sums)

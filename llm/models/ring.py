@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llm.core import sharding
+from llm.core import sharding, shards
 from llm.models import attention as plain
 
 Array = jax.Array
@@ -80,7 +80,7 @@ def ring(q: Array, k: Array, v: Array, r: Any) -> Array:
     def local(*own: Array) -> tuple[Array, Array]:
         return _attend(Setting(bare, axis, turns), Queries(*own[:3]), Keys(*own[3:]))
 
-    out, total = sharding.on_shards(
+    out, total = shards.on_shards(
         local,
         [heads, row, row, kv_heads, kv_heads, row, row, row],
         [heads, (*row, "heads")],

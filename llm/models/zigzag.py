@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from llm.core import sharding
+from llm.core import sharding, shards
 from llm.errors import ConfigError
 
 Array = jax.Array
@@ -105,4 +105,4 @@ def restore(x: Array) -> Array:
 
 def _mapped(local: Callable[[Array], Array], x: Array) -> Array:
     names = ("batch", "length", *(None,) * (x.ndim - 2))
-    return sharding.on_shards(local, [names], names)(x)
+    return shards.on_shards(local, [names], names)(x)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm.core import sharding, trees
+from llm.core import shards, trees
 from llm.errors import ConfigError
 from llm.train.loop import Hook
 from llm.train.objective import Objective
@@ -100,7 +100,7 @@ def hooks(
             place,
             batch_size=settings.batch_size,
             batches=options["batches"],
-            share=sharding.host_share(mesh),
+            share=shards.host_share(mesh),
         )
 
         def function(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from llm.core import config as configs
-from llm.core import console, logs, metrics, profile, sharding, signals, trees, watchdog
+from llm.core import console, logs, metrics, profile, sharding, shards, signals, trees, watchdog
 from llm.core.sharding_report import sharding_report
 from llm.data import feed
 from llm.errors import NonFiniteError, Preempted
@@ -26,7 +26,7 @@ def placer(mesh: Any) -> Callable[[Mapping[str, np.ndarray]], Any]:
     """Return a function that lays this process's rows over the mesh."""
 
     def place(batch: Mapping[str, np.ndarray]) -> Any:
-        return {name: sharding.place_rows(mesh, rows) for name, rows in batch.items()}
+        return {name: shards.place_rows(mesh, rows) for name, rows in batch.items()}
 
     return place
 
@@ -168,7 +168,7 @@ def _plan(settings: Settings, inputs: Inputs, layout: sharding.Layout) -> loop.P
                 costs.matmul_parameters(inputs.model.config),
                 costs.attention_layers(inputs.model.config),
             )
-            slices = sharding.host_share(layout.mesh)[1]
+            slices = shards.host_share(layout.mesh)[1]
             flops = profile.training_flops(active, layers, lengths) * slices
     return loop.Plan(
         settings.steps,

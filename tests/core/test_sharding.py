@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm.core import sharding
+from llm.core import sharding, shards
 from llm.core.sharding_report import activation_report, sharding_report
 from llm.errors import ConfigError
 
@@ -196,8 +196,8 @@ def test_slices_are_the_slow_part_of_the_data_axis():
 def test_rows_are_placed_whole():
     rows = np.arange(8 * 16).reshape(8, 16)
     made = mesh(data=2, context=2, tensor=2)
-    assert sharding.host_share(made) == (0, 1)
-    placed = sharding.place_rows(made, rows)
+    assert shards.host_share(made) == (0, 1)
+    placed = shards.place_rows(made, rows)
     assert placed.sharding.shard_shape((8, 16)) == (4, 8)
     np.testing.assert_array_equal(placed, rows)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm.core import sharding
+from llm.core import sharding, shards
 from llm.models import experts
 
 B, T, D, F, E, J, R = 8, 4, 8, 16, 8, 2, 3
@@ -80,7 +80,7 @@ def test_offsets_given_to_the_accelerators_exchange(monkeypatch):
             got = experts._exchange(own[0], jnp.asarray(sizes), 9, axis="expert", native=native)
             return got[None]
 
-        return sharding.on_shards(local, [("expert", None, None)], ("expert", None, None))(rows)
+        return shards.on_shards(local, [("expert", None, None)], ("expert", None, None))(rows)
 
     with sharding.use_layout(sharding.make_mesh({"expert": 4, "data": 2})):
         native, picked = jax.device_get((exchange(True), exchange(False)))
