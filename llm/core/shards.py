@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What devices and processes do with their own parts of arrays; who holds which is in `sharding`."""
+"""What devices and processes do with their own parts of arrays; `sharding` says who holds which."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -2,8 +2,8 @@
 """Run a stack of layers as a pipeline over mesh.stage.
 
 Stage s holds its share of the layers. A batch is cut into M microbatches; in every turn each stage
-runs one of them and hands it to the next stage, so after S - 1 turns all are at work. The stages are a
-dimension of the arrays: `jax.shard_map` maps what one stage does over it, and handing on is a
+runs one of them and hands it to the next stage, so after S - 1 turns all are at work. The stages
+are a dimension of the arrays: `jax.shard_map` maps what one stage does over it, and handing on is a
 roll along it, which compiles to a collective-permute (arXiv:2105.04663 §3.3).
 Forward and backward are one scan; accumulation over microbatches is part of it.
 
