@@ -229,10 +229,11 @@ _RANGES: dict[str, tuple[float, float | None]] = {
 # What a field of this type accepts, and its name; booleans are no numbers.
 _KINDS: dict[Any, tuple[type, str]] = {
     bool: (bool, "true or false"),
-    int: (numbers.Integral, "a whole number"),
+    int: (numbers.Integral, "a whole number of 32 bits"),
     float: (numbers.Real, "a finite number"),
     str: (str, "a string"),
 }
+_LIMITS = {int: 2**31, float: 1e30}  # arrays of positions, lengths and windows are int32
 
 
 def _check_types(fields: dict[str, Any]) -> None:
@@ -244,7 +245,7 @@ def _check_types(fields: dict[str, Any]) -> None:
             continue
         accepted, what = _KINDS[kind]
         good = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
-        if not good or (kind in (int, float) and not abs(value) < 1e30):
+        if not good or (kind in _LIMITS and not abs(value) < _LIMITS[kind]):
             raise ConfigError(
                 f"model.{name}={value!r:.60} is not {what}.",
                 "Correct it where the config was read from.",

@@ -3,13 +3,15 @@
 
 Run with torch 2.x, transformers 5.x and peft 0.21 (none is a dependency of the project):
     python tests/goldens/make_peft.py
-Each file holds the logits, those of the merged model, the adapter's files, and per tensor the inner
-product of the loss gradient with a seeded direction.
+Each file holds the logits, the same computed in 64 bits, those of the merged model, the adapter's
+files, and per tensor the inner product of the loss gradient with a seeded direction.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,32 @@ def gradients(model: torch.nn.Module, folder: str) -> dict[str, float]:
     return {key: float(np.vdot(x.astype(np.float64), directions[key])) for key, x in found.items()}
 
 
+@contextlib.contextmanager
+def wide() -> Iterator[None]:
+    """Let what transformers computes in float32 on purpose (norms, rotations) have 64 bits."""
+    narrow, cast = torch.float32, torch.Tensor.float
+    torch.float32, torch.Tensor.float = torch.float64, torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.float32, torch.Tensor.float = narrow, cast
+
+
+def in_64_bits(name: str) -> np.ndarray:
+    """Return the logits of a case without rounding to speak of."""
+    source, settings = peft_cases.cases()[name]
+    ids = torch.tensor(hf_cases.tokens())
+    with tempfile.TemporaryDirectory() as folder:
+        model = adapted(base_model(source)[0], settings, folder).double()
+    for module in model.modules():
+        if hasattr(module, "inv_freq"):
+            H = 2 * len(module.inv_freq)
+            module.inv_freq = 1e4 ** -(torch.arange(0, H, 2, dtype=torch.float64) / H)
+    with wide():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits[:, -hf_cases.T :].detach().numpy()
+
+
 def make(name: str) -> None:
     """Write one case's golden file."""
     source, settings = peft_cases.cases()[name]
@@ -93,6 +121,7 @@ def make(name: str) -> None:
     np.savez_compressed(
         OUT / f"{name}.npz",
         logits=logits.detach().numpy().astype(np.float32),
+        truth=in_64_bits(name),
         merged=merged,
         about=np.array(json.dumps(about)),
     )

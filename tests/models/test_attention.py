@@ -55,38 +55,37 @@ CASES = {
 }
 
 
+def _places(case, length):
+    """Return segments (None = all one) and positions of a case."""
+    if case.get("packed"):
+        return _packed(length)
+    return None, np.tile(np.arange(length), (B, 1))
+
+
 def _reference(q, k, v, case):
-    """Attend pair by pair in float64; also return what the gradients need."""
-    segments, positions = _packed() if case.get("packed") else (None, None)
-    if positions is None:
-        positions = np.tile(np.arange(T), (B, 1))
-    scale = case.get("scale", H**-0.5)
+    """Attend query by query in float64."""
+    segments, positions = _places(case, q.shape[1])
+    scale = case.get("scale", q.shape[-1] ** -0.5)
     out = np.zeros(q.shape)
-    for b in range(B):
-        for n in range(N):
-            for t in range(T):
-                logits, seen = [], []
-                for s in range(T):
-                    distance = int(positions[b, t]) - int(positions[b, s])
-                    prefix = bool(case.get("prefix")) and positions[b, s] < 4
-                    if case.get("causal", True) and distance < 0 and not prefix:
-                        continue
-                    if case.get("window") and abs(distance) >= case["window"]:
-                        continue
-                    if segments is not None and segments[b, t] != segments[b, s]:
-                        continue
-                    logit = q[b, t, n] @ k[b, s, n // (N // K)] * scale
-                    if case.get("softcap"):
-                        logit = case["softcap"] * np.tanh(logit / case["softcap"])
-                    if case.get("alibi"):
-                        logit -= alibi_slopes(N)[n] * abs(distance)
-                    logits.append(logit)
-                    seen.append(s)
-                if not seen:
-                    continue
-                weights = np.exp(np.array(logits))
-                total = weights.sum() + (np.exp(_SINKS[n]) if case.get("sinks") else 0.0)
-                out[b, t, n] = (weights / total) @ v[b, seen, n // (N // K)]
+    for b, t, n in np.ndindex(q.shape[:3]):
+        distance = positions[b, t] - positions[b]
+        seen = np.ones(len(distance), bool)
+        if case.get("causal", True):
+            seen = (distance >= 0) | (bool(case.get("prefix")) & (positions[b] < 4))
+        if case.get("window"):
+            seen &= abs(distance) < case["window"]
+        if segments is not None:
+            seen &= segments[b, t] == segments[b]
+        if not seen.any():
+            continue
+        logits = k[b, seen, n // (N // K)] @ q[b, t, n] * scale
+        if case.get("softcap"):
+            logits = case["softcap"] * np.tanh(logits / case["softcap"])
+        if case.get("alibi"):
+            logits = logits - alibi_slopes(N)[n] * abs(distance[seen])
+        weights = np.exp(logits)
+        total = weights.sum() + (np.exp(_SINKS[n]) if case.get("sinks") else 0.0)
+        out[b, t, n] = (weights / total) @ v[b, seen, n // (N // K)]
     return out
 
 
@@ -94,9 +93,7 @@ _SINKS = np.array([0.5, -1.0, 2.0, 0.0])
 
 
 def _ask(q, k, v, case, backend, dtype=jnp.float32):
-    segments, positions = _packed() if case.get("packed") else (None, None)
-    if positions is None:
-        positions = np.tile(np.arange(T), (B, 1))
+    segments, positions = _places(case, q.shape[1])
     return att.attention(
         jnp.asarray(q, dtype),
         jnp.asarray(k, dtype),
@@ -138,22 +135,25 @@ def test_backend_equals_the_float64_reference(backend, name, jit):
 
 
 def _check(case, backend, seed, jit):
-    q, k, v, direction = _arrays(seed)
+    _compare(_arrays(seed), case, functools.partial(_ask, case=case, backend=backend), jit)
+
+
+def _compare(arrays, case, attend, jit, atol=2e-6):
+    """Compare values with the reference, and gradients with its central differences."""
+    *arrays, direction = arrays
 
     @jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
     def run(q, k, v):
-        out = _ask(q, k, v, case, backend)
+        out = attend(q, k, v)
         return jnp.sum(out * direction), out
 
-    (_, out), gradients = run(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
-    np.testing.assert_allclose(out, _reference(q, k, v, case), atol=2e-6)
+    (_, out), gradients = run(*(jnp.asarray(x, jnp.float32) for x in arrays))
+    np.testing.assert_allclose(out, _reference(*arrays, case), atol=atol)
     rng = np.random.default_rng(7)
     step = 1e-5
-    along = [rng.normal(size=x.shape) for x in (q, k, v)]
-    moved = [
-        [x + sign * step * a for x, a in zip((q, k, v), along, strict=True)] for sign in (1, -1)
-    ]
+    along = [rng.normal(size=x.shape) for x in arrays]
+    moved = [[x + sign * step * a for x, a in zip(arrays, along, strict=True)] for sign in (1, -1)]
     plus, minus = (np.sum(_reference(*m, case) * direction) for m in moved)
     got = sum(np.sum(g * a) for g, a in zip(gradients, along, strict=True))
     np.testing.assert_allclose(got, (plus - minus) / (2 * step), rtol=2e-5, atol=1e-4)
@@ -218,18 +218,12 @@ def test_keys_of_another_length(jit):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["packed_window", slow_case("softcap"), slow_case("packed_encoder")]
-)
-def test_splash_kernel_arithmetic(name, jit):
-    """The Pallas kernels, interpreted, agree with the reference backend, forward and backward."""
-    case, length = CASES[name], 128
-    rng = np.random.default_rng(3)
-    q, k, v = (
-        jnp.asarray(rng.normal(size=(B, length, heads, 64)), jnp.float32) for heads in (N, K, K)
-    )
-    segments, positions = (jnp.asarray(x) for x in _packed(length))
-    request = att.Request(
+def _splash_request(case, length):
+    """Return what the kernel is asked for in a case."""
+    segments, positions = _places(case, length)
+    positions = jnp.asarray(positions)
+    segments = None if segments is None else jnp.asarray(segments)
+    return att.Request(
         positions,
         positions,
         segments,
@@ -237,33 +231,48 @@ def test_splash_kernel_arithmetic(name, jit):
         causal=case.get("causal", True),
         window=case.get("window", 0),
         softcap=case.get("softcap", 0.0),
-        scale=0.125,
-        bias=None,
-        sinks=None,
-        prefix=None,
+        scale=case.get("scale", 0.125),
+        bias=functools.partial(alibi_bias, N) if case.get("alibi") else None,
+        sinks=jnp.asarray(_SINKS, jnp.float32) if case.get("sinks") else None,
+        prefix=positions < 4 if case.get("prefix") else None,
         ordered=True,
         shared=False,
         chunk=32,
     )
-    direction = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
 
-    def both(backend):
-        def loss(q, k, v):
-            out = backend(q, k, v)
-            return jnp.sum(out * direction), out
 
-        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
+_NOT_SPLASH = {"alibi": "bias", "sinks": "sinks", "prefix": "prefix"}
+_FAST_SPLASH = ("packed_window", *_NOT_SPLASH)
 
-    run = jit(
-        lambda q, k, v: (
-            both(lambda *x: splash(*x, request, interpret=True))(q, k, v),
-            both(lambda *x: att.xla(*x, request))(q, k, v),
-        )
-    )
-    (gradients, got), (wanted, values) = run(q, k, v)
-    np.testing.assert_allclose(got, values, atol=2e-5)
-    for one, other in zip(gradients, wanted, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+
+@pytest.mark.parametrize(
+    "name", [name if name in _FAST_SPLASH else slow_case(name) for name in CASES]
+)
+def test_splash_kernel_equals_the_float64_reference(name, jit):
+    """The Pallas kernels, interpreted, forward and backward; what they lack is refused."""
+    case, length = CASES[name], 128
+    rng = np.random.default_rng(3)
+    q, k, v, direction = (rng.normal(size=(B, length, heads, 64)) for heads in (N, K, K, N))
+    attend = functools.partial(splash, r=_splash_request(case, length), interpret=True)
+    if name in _NOT_SPLASH:
+        with pytest.raises(ConfigError, match=f"splash.*{_NOT_SPLASH[name]}"):
+            attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
+    else:
+        _compare((q, k, v, direction), case, attend, jit, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "changes", "why"),
+    [
+        (130, {}, "130 is not a multiple of 128"),
+        (128, {"ordered": False}, "self-attention without a cache"),
+    ],
+)
+def test_splash_refuses_other_shapes(length, changes, why):
+    request = _splash_request({}, length)._replace(**changes)
+    q, k = (jnp.zeros((B, length, heads, 64)) for heads in (N, K))
+    with pytest.raises(ConfigError, match=why):
+        splash(q, k, k, request, interpret=True)
 
 
 def test_splash_refuses_other_platforms():

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm.core import trees
 from llm.errors import ConfigError, DataError
+from llm.models import config as configs
 from llm.models import convert, peft, tuning
 from llm.models.adapters import ADDED
 from llm.models.transformer import Transformer
@@ -34,9 +35,9 @@ seed_name = _module("peft_cases").seed_name
 TOKENS = hf_cases.tokens()
 
 
-def _golden(name):
+def _golden(name, logits="logits"):
     with np.load(GOLDENS / "peft" / f"{name}.npz") as file:
-        return file["logits"], file["merged"], json.loads(str(file["about"]))
+        return file[logits], file["merged"], json.loads(str(file["about"]))
 
 
 def _base(about, folder):
@@ -106,6 +107,22 @@ def _check_gradients(about, grads, config, family, tmp_path):
         pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(along), strict=True)
         got = sum(np.vdot(np.asarray(g, np.float64), d) for g, d in pairs)
         assert abs(got - want) <= 1e-5 * largest, (tensor, got, want)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_rounding_logits_are_those_of_peft(jit, name, tmp_path, monkeypatch):
+    """In 64 bits on both sides: what differs in float32 is the order of sums, nothing else."""
+    truth, _, about = _golden(name, "truth")
+    config, params, _ = _attached(about, tmp_path)
+    for field in ("dtype", "param_dtype"):
+        monkeypatch.setitem(configs._CHOICES, field, ("float64",))
+    monkeypatch.setattr(jnp, "float32", jnp.float64)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        wide = dataclasses.replace(config, dtype="float64", param_dtype="float64")
+        logits = np.asarray(_logits(jit, wide, params))
+    assert logits.dtype == truth.dtype == np.float64
+    assert np.abs(logits - truth).max() <= 1e-6
 
 
 @pytest.mark.parametrize("name", CASES)
