@@ -246,7 +246,8 @@ def train(config: Any, workdir: str) -> Any:
     first = jax.process_index() == 0
     with lock.hold(workdir, jax.process_index()):
         origin = config.init["from"]
-        start = _load_start(origin, config.model.get("adapter", {}).get("name", "inherit"))
+        adapter = config.model.get("adapter", {}).get("name", "inherit")
+        start, base = _load_start(origin, adapter, workdir)
         tokens = _tokenizer(config, start)
         inherited = dataclasses.asdict(start.config) if start else None
         shape = model_config(config.model, tokens, inherited)
@@ -280,6 +281,7 @@ def train(config: Any, workdir: str) -> Any:
                 tokens,
                 start.params if start else None,
                 origin,
+                base,
             ),
         )
         if first:
@@ -334,14 +336,21 @@ def _tokenizer(config: Any, start: Any) -> Any:
     return start.tokenizer
 
 
-def _load_start(origin: str, adapter: str) -> Any:
-    """Open the model to start from; new adapters begin on weights with the old ones merged in."""
-    if not origin:
-        return None
-    import llm
+def _load_start(origin: str, adapter: str, workdir: str) -> tuple[Any, Any]:
+    """Open the model to start from, and say what of it need not be saved again.
 
-    start = llm.load(origin)
-    return start if adapter == "inherit" else start.merge()
+    New adapters begin on weights with the old ones merged in. A run that goes on begins with the
+    step of its origin that it began with.
+    """
+    if not origin:
+        return None, None
+    import llm
+    from llm.generate import bases
+
+    start = llm.load(origin, step=bases.recorded(workdir).get("step"))
+    merges = adapter != "inherit"
+    base = bases.Base.of(origin, start, merges)
+    return (start.merge() if merges else start), base
 
 
 def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:

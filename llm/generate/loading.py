@@ -19,6 +19,7 @@ from llm.core.sharding import (
 )
 from llm.core.trees import flatten
 from llm.errors import ConfigError, DataError
+from llm.generate import bases
 from llm.generate.language_model import LanguageModel
 from llm.models import quant
 from llm.models.config import DTYPES, TransformerConfig, from_dict
@@ -30,8 +31,14 @@ SOURCES = (
 )
 
 
-def load(source: Any, dtype: str, step: int | None, mesh: Any) -> LanguageModel:
-    """Open a model; see `llm.generate.language_model.load`."""
+def load(
+    source: Any, dtype: str, step: int | None, mesh: Any, seen: tuple[str, ...] = ()
+) -> LanguageModel:
+    """Open a model; see `llm.generate.language_model.load`.
+
+    Args:
+        seen: the runs whose base this is; see `llm.generate.bases`.
+    """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is unknown.", f"Choose from: {', '.join(DTYPES)}.")
     place = files.path(source)
@@ -50,7 +57,7 @@ def load(source: Any, dtype: str, step: int | None, mesh: Any) -> LanguageModel:
         raise ConfigError(f"{place} holds no config.json.", f"A model is {SOURCES}.")
     settings = files.read_json(place / "config.json")
     if isinstance(settings, dict) and "model" in settings:
-        return _load_run(place, settings, dtype, step, mesh)
+        return _load_run(place, settings, dtype, step, mesh, seen)
     if isinstance(settings, dict) and ("model_type" in settings or "architectures" in settings):
         _no_step(step, place)
         return _load_hf(place, dtype, mesh)
@@ -82,7 +89,12 @@ def _no_step(step: int | None, place: Any) -> None:
 
 
 def _load_run(
-    place: Any, settings: dict[str, Any], dtype: str, step: int | None, mesh: Any
+    place: Any,
+    settings: dict[str, Any],
+    dtype: str,
+    step: int | None,
+    mesh: Any,
+    seen: tuple[str, ...],
 ) -> LanguageModel:
     from llm.core import checkpoint
 
@@ -100,6 +112,9 @@ def _load_run(
         shardings=None if shardings is None or quantized else {"params": shardings},
     )
     params = restored.tree["params"]
+    if record := restored.extra.get(bases.RECORD):
+        whole = unbox(parameter_shapes(Transformer(stored)))
+        params = bases.complete(params, record, whole, place, mesh, seen)
     if quantized:
         params = quant.dequantize(params, dtype)
         params = params if shardings is None else jax.tree.map(jax.device_put, params, shardings)

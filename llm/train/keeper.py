@@ -11,6 +11,7 @@ from llm import files
 from llm.core import checkpoint, logs, sharding, trees
 from llm.core import config as configs
 from llm.errors import DataError, NonFiniteError, StorageError
+from llm.generate import bases
 from llm.train import initial, optim, spikes
 from llm.train.bad_batches import Bad
 from llm.train.detour import Detour
@@ -50,7 +51,8 @@ class Keeper:
             self.directory,
             **configs.bind(checkpoint.Checkpointer, options, "checkpoint", given=("directory",)),
         )
-        self._rest: Any = {}
+        self._rest: dict[str, Any] = {}  # what is not trained but stored, by name
+        self._base: dict[str, Any] = {}  # record of the model that holds what is not stored
         self._layout: Any = None
         self._saved = -1
 
@@ -72,10 +74,17 @@ class Keeper:
         state, frozen = initial.begin(
             params, self.inputs.objective, optimizer, self.bones, self.where
         )
-        self._rest, self._layout = frozen.params, layout
+        self._layout = layout
+        rest = trees.flatten(frozen.params)
+        names = self.inputs.base.names if self.inputs.base is not None else frozenset()
+        self._rest = {name: leaf for name, leaf in rest.items() if name not in names}
+        left_out = {name: leaf for name, leaf in rest.items() if name in names}
+        if self.inputs.base is not None and left_out:
+            self._base = self.inputs.base.record(files.path(self.directory).parent, left_out)
         if not checkpoint.has_checkpoints(self.directory):
             return self._remembering(state, {}), frozen
-        return self._resume(), frozen  # damaged checkpoints alone must not restart the run
+        state = self._resume()  # damaged checkpoints alone must not restart the run
+        return state, frozen._replace(params=trees.unflatten(left_out | self._rest))
 
     def _remembering(self, state: State, saved: Any) -> State:
         """Give a state its history of losses: as saved, or an empty one."""
@@ -86,13 +95,16 @@ class Keeper:
         )
 
     def _tree(self, state: State) -> dict[str, Any]:
-        full = trees.merge(state.params, self._rest) if self._rest else state.params
         return {
-            "params": full,
+            "params": self._stored(state.params),
             "opt_state": state.opt_state,
             "ema": state.ema,
             "counters": {"step": state.step, "skipped": state.skipped},
         }
+
+    def _stored(self, trained: Any) -> Any:
+        """Return a tree's trained leaves with those others that no base holds."""
+        return trees.merge(trained, trees.unflatten(self._rest)) if self._rest else trained
 
     def _resume(self, step: int | None = None) -> State:
         """Restore a step, or the newest verified one, onto this mesh.
@@ -101,14 +113,15 @@ class Keeper:
             DataError: the data or the tokenizer are not those the run was trained on.
         """
         shapes, places = self.where.state_shapes, self.where.state
+        rest_places = {name: leaf.sharding for name, leaf in self._rest.items()}
         target = {
-            "params": self.bones.shapes,
+            "params": self._stored(shapes.params),
             "opt_state": shapes.opt_state,
             "ema": shapes.ema,
             "counters": {"step": shapes.step, "skipped": shapes.skipped},
         }
         shardings = {
-            "params": self.bones.shardings,
+            "params": trees.merge(places.params, trees.unflatten(rest_places)),
             "opt_state": places.opt_state,
             "ema": places.ema,
             "counters": {"step": places.step, "skipped": places.skipped},
@@ -116,7 +129,8 @@ class Keeper:
         restored = self.checkpointer.restore(target=target, step=step, shardings=shardings)
         self._check_extra(restored.extra)
         tree = restored.tree
-        trained, _ = self.bones.split(tree["params"])
+        trained, rest = self.bones.split(tree["params"])
+        self._rest = trees.flatten(rest)
         counters = tree["counters"]
         self._saved = restored.step
         state = State(
@@ -135,6 +149,8 @@ class Keeper:
                     "Restore them, choose another --workdir, or accept the change with "
                     "--config.train.accept_new_data=true.",
                 )
+        if extra.get(bases.RECORD, {}).get("hash") != self._base.get("hash"):
+            raise bases.changed(self.inputs.start_name, files.path(self.directory).parent)
         self.source.restore(extra.get("source", {}))
 
     def _extra(self, history: Any) -> dict[str, Any]:
@@ -143,6 +159,7 @@ class Keeper:
             "tokenizer_hash": getattr(self.inputs.tokenizer, "hash", ""),
             "source": self.source.state(),
             "history": spikes.to_json(history),
+            **({bases.RECORD: self._base} if self._base else {}),
         }
 
     def save(self, state: State, metrics: Mapping[str, float]) -> None:

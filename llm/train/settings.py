@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from llm.core import config as configs
 from llm.core import sharding
 from llm.errors import ConfigError
+from llm.generate.bases import Base
 from llm.train import optim
 from llm.train.objective import Objective
 
@@ -23,6 +24,7 @@ class Inputs(NamedTuple):
         tokenizer: for samples; its hash is kept with the checkpoints.
         start: full parameters to start from, or None for fresh ones.
         start_name: where they came from, for errors.
+        base: the model they came from, if checkpoints may refer to it for what is not trained.
     """
 
     model: Any
@@ -32,6 +34,7 @@ class Inputs(NamedTuple):
     tokenizer: Any
     start: Any = None
     start_name: str = ""
+    base: Base | None = None
 
 
 class Settings(NamedTuple):
