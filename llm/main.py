@@ -53,6 +53,9 @@ CORRUPTIONS = {
     "fim": "llm.pretrain.fim:fim",
 }
 
+# Objectives whose rows show a decoder a first part of each document both ways.
+PREFIXED = ("prefix_lm", "ul2")
+
 _GIVEN = ("tokenizer", "length", "vocab_size")  # what main gives to a corruption
 
 EMBEDDED_CORPUS = "corpus/tiny.py"  # made when config.data.path is empty
@@ -260,6 +263,8 @@ def train(config: Any, workdir: str) -> Any:
         with _first_alone():
             feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
         shape = with_classes(shape, splits)
+        both_ways = config.objective.name in PREFIXED and shape.architecture == "decoder"
+        shape = dataclasses.replace(shape, prefix_lm=both_ways)
         resolved = configs.to_dict(config)
         resolved["model"] = dataclasses.asdict(shape)
         if first:

@@ -142,7 +142,7 @@ class LanguageModel:
     def complete(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> list[Completion]:
         """Continue prompts as `generate` does; return tokens, logprobs, text and reason."""
         requests = self.requests(prompts, **options)
-        if self._reads_then_writes:
+        if self._reads_whole:
             return seq2seq.complete(self.model, self.params, self.tokenizer, requests, self.mesh)
         return self._own_engine().complete(requests)
 
@@ -154,8 +154,8 @@ class LanguageModel:
         """Yield pieces with their tokens, logprobs and, in the last one, why it ended."""
         (request,) = self.requests([prompt], **options)
         self._need_tokenizer()
-        if self._reads_then_writes:
-            seq2seq.check(request, self.config.max_length)
+        if self._reads_whole:
+            seq2seq.check(request, self.config)
             return seq2seq.stream(self.model, self.params, self.tokenizer, request, self.mesh)
         return iter(self._own_engine().submit(request))
 
@@ -168,13 +168,19 @@ class LanguageModel:
             draft: a small decoder with the same vocabulary that guesses tokens ahead.
 
         Raises:
-            ConfigError: one of the models is no decoder, or their vocabularies differ.
+            ConfigError: one of the models is no causal decoder, or their vocabularies differ.
         """
         for lm in (self, draft or self):
             if lm.config.architecture != "decoder":
                 raise ConfigError(
                     f"The engine runs decoders; this model is an {lm.config.architecture}.",
                     "Use generate(...) for encoder-decoders, logits(...) for encoders.",
+                )
+            if lm.config.prefix_lm:
+                raise ConfigError(
+                    "The engine reads prompts in pieces; this model is a prefix language model, "
+                    "whose prompts see themselves both ways.",
+                    "Use generate(...), or tune the model causally (objective.name=sft) first.",
                 )
         pair = None
         if draft is not None:
@@ -194,6 +200,10 @@ class LanguageModel:
             engine = self.engine()
             self.__dict__["_engine"] = engine, self.params
         return engine
+
+    @property
+    def _reads_whole(self) -> bool:
+        return self._reads_then_writes or self.config.prefix_lm
 
     @property
     def _reads_then_writes(self) -> bool:

@@ -105,7 +105,8 @@ def score(
     check_decodes(mesh)
     longest = model.config.max_length
     rows = [_Row.of(window, longest) for window in windows]
-    long = [i for i, row in enumerate(rows) if row.shared >= _LONG]
+    whole = model.config.prefix_lm  # contexts see themselves both ways: no piece stands alone
+    long = [i for i, row in enumerate(rows) if row.shared >= _LONG and not whole]
     scored = dict(zip(long, _score_long(model, params, [rows[i] for i in long], mesh), strict=True))
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
@@ -219,9 +220,11 @@ def _score_batch(model: Any, params: Any, rows: Sequence[_Row], T: int, mesh: An
         targets[i, t - n : t] = row.targets
         places[total : total + n] = i * T + np.arange(t - n, t)
         total += n
+    contexts = np.arange(T) < np.array([[row.shared + 1] for row in rows] + [[0]] * (B - len(rows)))
+    prefix = jnp.asarray(contexts) if model.config.prefix_lm else None
     with layout(mesh):
         logprobs, greedy = _score(
-            model, params, *map(jnp.asarray, (tokens, segments, targets, places)), total
+            model, params, *map(jnp.asarray, (tokens, segments, targets, places)), total, prefix
         )
     cuts = np.cumsum(counts)[:-1]
     sums = np.split(np.asarray(logprobs, np.float64)[:total], cuts)
@@ -238,6 +241,7 @@ def _score(
     targets: jax.Array,  # [B, T]
     places: jax.Array,  # [B * T], flat positions to score; the first `total` count
     total: jax.Array,
+    prefix: jax.Array | None = None,  # [B, T] bool: contexts, where they see themselves both ways
 ) -> tuple[jax.Array, jax.Array]:
     """Return log-probability and "is the argmax" of the targets at places, [B * T] each.
 
@@ -245,7 +249,9 @@ def _score(
     neither the time nor the memory of the whole.
     """
     count_program("score")
-    hidden = model.apply({"params": params}, tokens, segments=segments, method="hidden")
+    hidden = model.apply(
+        {"params": params}, tokens, segments=segments, prefix=prefix, method="hidden"
+    )
     hidden = hidden.reshape(-1, hidden.shape[-1])
     wanted = targets.reshape(-1)[places]
     B = tokens.shape[0]

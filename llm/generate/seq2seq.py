@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generate with encoder-decoders: the encoder reads the prompts once, the decoder writes.
+"""Generate with models that read a prompt whole: encoder-decoders, and prefix language models.
 
-The decoder starts from the padding token, as T5's does; everything else (sampling, stops, seeds)
-is as for decoders.
+An encoder reads the prompts once; the decoder starts from the padding token, as T5's does. A
+prefix language model's prompt sees itself both ways, so that no part of it can be read before the
+rest is known: the engine, which reads prompts in pieces, is for causal models. Everything else
+(sampling, stops, seeds) is as there.
 """
 
 import functools
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm.errors import ConfigError
+from llm.generate import requests as asked
 from llm.generate import sampling
 from llm.generate.buckets import (
     bucket,
@@ -32,9 +35,6 @@ MAX_BATCH = 64
 _SMALLEST = 16
 _STOP_IDS = 4  # per row, at least
 
-Step = tuple[list[int], list[float]]  # a row's new tokens and their log-probabilities
-
-
 Chosen = tuple[list[int], list[float]]  # one row's new tokens and their log-probabilities
 
 
@@ -43,9 +43,9 @@ class State(NamedTuple):
 
     cache: Cache
     token: jax.Array  # [B] int32, chosen but not yet in the cache
-    position: jax.Array  # [] int32, of that token
+    position: jax.Array  # [B] int32, of that token
     left: jax.Array  # [B] int32, tokens that may still be chosen; 0 = finished
-    seen: jax.Array  # [B, V] bool, tokens written so far
+    seen: jax.Array  # [B, V] bool, tokens of the text so far
 
 
 @functools.partial(jax.jit, static_argnames=("model", "size"))
@@ -58,11 +58,13 @@ def _read(
     max_tokens: jax.Array,  # [B]
     size: int,
 ) -> State:
-    """Encode the prompts and keep their keys and values of every layer."""
+    """Read the prompts and keep their keys and values of every layer."""
     count_program("seq2seq_read")
     B, C = prompts.shape
     segments = (jnp.arange(C)[None] < lengths[:, None]).astype(jnp.int32)
     variables = {"params": params}
+    if model.config.architecture == "decoder":
+        return _read_both_ways(model, variables, prompts, segments, max_tokens, size)
     encoded = model.apply(variables, prompts, segments, method="encode")
     cache = init_cache(model.config, B, size, model.config.dtype, C)
     nothing = jnp.zeros((B, 1), jnp.int32)
@@ -78,7 +80,30 @@ def _read(
     )
     token = jnp.full((B,), start, jnp.int32)
     unseen = jnp.zeros((B, model.config.vocab_size), bool)
-    return State(cache, token, jnp.zeros((), jnp.int32), max_tokens, unseen)
+    return State(cache, token, jnp.zeros((B,), jnp.int32), max_tokens, unseen)
+
+
+def _read_both_ways(
+    model: Any,
+    variables: Any,
+    prompts: jax.Array,
+    segments: jax.Array,
+    max_tokens: jax.Array,
+    size: int,
+) -> State:
+    """Read prompts of a prefix language model: each token sees its whole prompt."""
+    B, C = prompts.shape
+    cache = init_cache(model.config, B, C + size, model.config.dtype)
+    everything = jnp.ones((B, C + size), bool)
+    _, cache = model.apply(
+        variables, prompts, segments=segments, cache=cache, prefix=everything, method="hidden"
+    )
+    # The last token goes again, as the one that writes: it saw all of the prompt, and only that.
+    last = jnp.maximum(cache.lengths - 1, 0)
+    token = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]
+    seen = jnp.zeros((B, model.config.vocab_size), bool)
+    seen = seen.at[jnp.arange(B)[:, None], prompts].max(segments > 0)
+    return State(cache._replace(lengths=last), token, last, max_tokens, seen)
 
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("state",))
@@ -108,11 +133,10 @@ def _write(
             {"params": params},
             now.token[:, None],
             segments=alive[:, None].astype(jnp.int32),
-            positions=jnp.full((B, 1), now.position),
+            positions=now.position[:, None],
             cache=now.cache,
         )
-        at = jnp.full((B,), now.position + 1)
-        token, logprob = sampling.sample(logits[:, 0], settings, at, now.seen)
+        token, logprob = sampling.sample(logits[:, 0], settings, now.position + 1, now.seen)
         token = jnp.where(alive, token, now.token)
         stopped = jnp.any(token[:, None] == stop_ids, axis=1)
         left = jnp.where(alive & ~stopped, now.left - 1, 0)
@@ -125,12 +149,15 @@ def _write(
     return state, tokens, logprobs
 
 
-def check(request: Request, max_length: int) -> Request:
+def check(request: Request, config: Any) -> Request:
     """Return the request, or say why it cannot be served.
 
     Raises:
-        ConfigError: nothing to read or to write, or more of either than the model has room for.
+        ConfigError: nothing to read or to write, or more than the model has room for.
     """
+    max_length = config.max_length
+    if config.architecture == "decoder":
+        return asked.check(request, max_length)
     if not request.tokens:
         raise ConfigError("The prompt is empty.", "Give at least one token to read.")
     if request.max_tokens < 1:
@@ -194,9 +221,11 @@ def _start(tokenizer: Any) -> int:
     return 0 if tokenizer is None else tokenizer.pad_id
 
 
-def _collector(request: Request, tokenizer: Any) -> Collector:
-    """What is written is a text of its own: the prompt does not go before it."""
-    return Collector(request._replace(tokens=()), tokenizer)
+def _collector(request: Request, tokenizer: Any, config: Any) -> Collector:
+    """Gather a text; what an encoder-decoder writes is one of its own, without the prompt."""
+    if config.architecture == "encoder_decoder":
+        request = request._replace(tokens=())
+    return Collector(request, tokenizer)
 
 
 def complete(
@@ -208,11 +237,11 @@ def complete(
         ConfigError: see `check`.
     """
     for request in requests:
-        check(request, model.config.max_length)
+        check(request, model.config)
     done: list[Completion] = []
     for first in range(0, len(requests), MAX_BATCH):
         group = requests[first : first + MAX_BATCH]
-        collected = [_collector(request, tokenizer) for request in group]
+        collected = [_collector(request, tokenizer, model.config) for request in group]
         for steps, alive in _steps(model, params, group, _start(tokenizer), mesh):
             for row, step in enumerate(steps):
                 if not collected[row].reason and collected[row].add(*step).reason:
@@ -225,8 +254,8 @@ def stream(
     model: Any, params: Any, tokenizer: Any, request: Request, mesh: Any = None
 ) -> Iterator[Piece]:
     """Write one answer, yielding pieces that join to the text that `complete` returns."""
-    check(request, model.config.max_length)
-    collector = _collector(request, tokenizer)
+    check(request, model.config)
+    collector = _collector(request, tokenizer, model.config)
     for steps, _ in _steps(model, params, [request], _start(tokenizer), mesh):
         yield collector.add(*steps[0])
         if collector.reason:

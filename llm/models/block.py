@@ -149,7 +149,7 @@ class Attention(nn.Module):
             k_segments = context.encoded_segments
             if k_segments is not None and q_segments is None:
                 q_segments = jnp.ones_like(context.positions)
-        before = self._prefix(layer)
+        before, seen = self._prefix(layer), context.prefix
         if before is not None:
             k, v, k_positions = prepend(before, k, v, k_positions)
             if q_segments is None:
@@ -158,6 +158,8 @@ class Attention(nn.Module):
             k_segments = jnp.pad(
                 k_segments, ((0, 0), (before[0].shape[0], 0)), constant_values=EVERYONE
             )
+            if seen is not None:
+                seen = jnp.pad(seen, ((0, 0), (before[0].shape[0], 0)), constant_values=True)
 
         def attend(window: int) -> Array:
             return attention(
@@ -175,7 +177,7 @@ class Attention(nn.Module):
                 backend=c.attention,
                 bias=self._bias(context),
                 sinks=sinks,
-                prefix=context.prefix,
+                prefix=seen,
                 ordered=not (cached or self.cross or zigzag.active()) and before is None,
                 shared=before is not None,
                 chunk=c.attention_chunk,

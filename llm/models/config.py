@@ -73,6 +73,7 @@ class TransformerConfig:
     relative_buckets: int = 32  # T5
     relative_max_distance: int = 128
     # Attention
+    prefix_lm: bool = False  # a prompt's tokens see each other both ways (decoder); set by training
     qk_norm: str = "none"
     attention_scale: float = 0.0  # 0 = head_dim ** -0.5
     attention_softcap: float = 0.0  # 0 = none
@@ -317,6 +318,11 @@ def _check_combinations(config: TransformerConfig) -> None:
             c.parallel_block == "none" or c.norm_placement == "pre",
             f"model.parallel_block={c.parallel_block!r} needs model.norm_placement='pre'.",
             "Change one of the two.",
+        ),
+        (
+            not c.prefix_lm or c.architecture == "decoder",
+            f"model.prefix_lm does not fit model.architecture={c.architecture!r}.",
+            "A prefix mask is for decoders.",
         ),
         (
             c.position != "alibi" or c.architecture == "decoder",

@@ -246,7 +246,8 @@ class Transformer(nn.Module):
         positions: [B, T] int32; default 0.. (continuing each row with a cache).
         cache: see `llm.models.cache` and `llm.models.paged`; one document per row.
         dropout_keys: PRNG keys [B], one per example; None = no dropout.
-        prefix: [B, T] bool; tokens that their whole segment may see (prefix-LM).
+        prefix: [B, T] bool; tokens that their whole segment may see (prefix-LM); with a cache
+            [B, S], its slots.
         encoder_tokens, encoder_segments, encoder_positions: [B, C], for encoder-decoders; or
         encoded: [B, C, D] from `method="encode"`; neither when the cache holds them already.
     """

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+import llm
 from llm import main, tokenizers
 from llm.core import config as configs
 from llm.core.metrics import read_lines
@@ -97,6 +98,10 @@ def test_training_beats_the_unigram_entropy(name, data, tmp_path):
     entropy = entropy_of_targets(tmp_path)
     assert entropy > 2
     assert found[-1] < share * entropy, (found, entropy)
+    lm = llm.load(tmp_path)
+    assert lm.config.prefix_lm == (name == "tiny_prefix_lm")
+    if lm.config.architecture != "encoder":
+        assert len(lm.complete(["the value "], max_tokens=4)[0].tokens) == 4
 
 
 # config -> what makes it small: one layer, which is enough to spell words
