@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the other scripts: enter the repository and a virtual environment with the package.
+# Sourced by the other scripts: enter the repository and a virtual environment with the package;
+# defines `stage`.
 # usage: source scripts/environment.sh EXTRA
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,3 +27,11 @@ if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
   fi
   echo "$wanted" >"$mark"
 fi
+
+stage() { # stage NAME WORDS… : show the command, run it, say how long it took
+  local name=$1 start=$SECONDS
+  shift
+  printf '\n== %s\n$ %s\n' "$name" "$*"
+  "$@"
+  printf '   (%s: %d s)\n' "$name" $((SECONDS - start))
+}

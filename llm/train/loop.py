@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from llm.core import logs, watchdog
+from llm.core import logs, profile, watchdog
 from llm.core import metrics as metric_files
 from llm.core.profile import StepTimer
 from llm.errors import NonFiniteError, Preempted
@@ -311,8 +311,9 @@ class Loop:
         seconds = self.timer.seconds_per_step()
         if seconds and self._tokens:
             values["perf/tokens_per_s"] = self._tokens / seconds
-            if self.plan.flops_per_step and self.plan.peak_flops:
-                values["perf/mfu"] = self.plan.flops_per_step / seconds / self.plan.peak_flops
+            mfu = profile.utilisation(self.plan.flops_per_step, seconds, 1, self.plan.peak_flops)
+            if mfu:
+                values["perf/mfu"] = mfu
         return values
 
     def _line(self, done: int, values: dict[str, float]) -> str:

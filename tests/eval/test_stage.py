@@ -137,8 +137,8 @@ def test_baseline_against_token_by_token(corpus, tiny_lm):
         text = f"pack.validation{i}\n\ndef validation{i}(x)\n\nReturn {i} times validation."
         context = [tokenizer.bos_id]
         for token in tokenizer.encode(text):
-            bits -= math.log2(ngrams.next_probs(model, np.array(context))[token])
             context.append(token)
+            bits -= ngrams.log_probs(model, context)[-1] / math.log(2)
         n_bytes += len(text.encode())
     assert found["metrics"]["bits_per_byte"]["value"] == pytest.approx(bits / n_bytes)
 

@@ -21,7 +21,7 @@ from llm.core import checkpoint, sharding
 from llm.core import config as configs
 from llm.data import feed
 from llm.train import keeper
-from tests.faults import runs
+from tests import runs
 
 STEPS = 8
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from llm.core import checkpoint
 from llm.core.metrics import read_lines
-from tests.faults import runs
+from tests import runs
 
 STARTS = 6  # a run that needs more has not recovered
 KILLS = 10  # of a run that is killed again and again

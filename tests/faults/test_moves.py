@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from llm.core.metrics import read_lines
-from tests.faults import mover, runs
+from tests import runs
+from tests.faults import mover
 
 HALF = 4
 PLACES = [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (8, 2)]  # devices in all, processes

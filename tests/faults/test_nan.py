@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """NaN and infinity in data and gradients of real runs: survived or refused, never saved."""
 
-import importlib.util
-import json
 import random
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,35 +9,18 @@ import pytest
 
 from llm.core import checkpoint
 from llm.core.metrics import read_lines
+from tests import runs
+from tests.faults import poison
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 STEPS, ROW = 24, 4  # steps of a run; non-finite steps in a row that end it
 
 
-def load_poison():
-    spec = importlib.util.spec_from_file_location("poison", Path(__file__).with_name("poison.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-poison = load_poison()
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    rng = random.Random(0)
-    target = tmp_path_factory.mktemp("data") / "docs.jsonl"
-    words = ["alpha", "beta", "gamma", "list", "returns", "the", "value"]
-    texts = [" ".join(rng.choice(words) for _ in range(50)) for _ in range(200)]
-    target.write_text("\n".join(json.dumps({"id": str(i), "text": t}) for i, t in enumerate(texts)))
-    return target
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The runs of this module use one of the eight devices."""
-    first = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *a: first)
+    words = ("alpha", "beta", "gamma", "list", "returns", "the", "value")
+    return runs.write_documents(tmp_path_factory.mktemp("data") / "docs.jsonl", 200, words)
 
 
 def draw(seed):

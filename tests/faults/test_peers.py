@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import runs
+from tests import runs
 
 HEARTBEAT = 6
 LONG = (f"--config.train.heartbeat={HEARTBEAT}", "--config.train.steps=100000")

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from llm.core import checkpoint, launch, logs, metrics
-from tests.faults import runs, soak
+from tests import runs
+from tests.faults import soak
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss spikes in real runs: rolled back, the data left out, reproducible bit by bit."""
 
-import importlib.util
 import json
 import os
-import random
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,37 +12,18 @@ import pytest
 
 from llm.core import checkpoint
 from llm.core.metrics import read_lines
+from tests import runs
+from tests.faults import poison
 
-POISON = Path(__file__).with_name("poison.py")
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SPIKE = [28, 29]  # data steps from which nothing can be learned
-
-
-def load_poison():
-    spec = importlib.util.spec_from_file_location("poison", POISON)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-poison = load_poison()
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    rng = random.Random(0)
-    target = tmp_path_factory.mktemp("data") / "docs.jsonl"
-    texts = [" ".join(rng.choice(["alpha", "beta"]) for _ in range(50)) for _ in range(200)]
-    target.write_text("\n".join(json.dumps({"id": str(i), "text": t}) for i, t in enumerate(texts)))
-    return target
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """The runs of this module use one of the eight devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        first = jax.devices()[:1]
-        patch.setattr(jax, "devices", lambda *a: first)
-        yield
+    words = ("alpha", "beta")
+    return runs.write_documents(tmp_path_factory.mktemp("data") / "docs.jsonl", 200, words)
 
 
 def arguments(workdir, data, **spike):
@@ -67,7 +45,7 @@ def run(workdir, data, steps=SPIKE, **spike):
 
 
 @pytest.fixture(scope="module")
-def unstopped(data, tmp_path_factory):
+def unstopped(one_device, data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     assert run(workdir, data) == 0
     return workdir
@@ -102,7 +80,7 @@ def test_killed_after_the_roll_back_it_ends_the_same(data, unstopped, tmp_path, 
     environment = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
     plan = json.dumps({"kind": "targets", "steps": SPIKE, "kill": kill})
     child = subprocess.run(
-        [sys.executable, POISON, plan, *arguments(tmp_path, data)],
+        [sys.executable, poison.__file__, plan, *arguments(tmp_path, data)],
         env={**os.environ, "XLA_FLAGS": environment, "PYTHONPATH": str(poison.ROOT)},
         capture_output=True,
         text=True,

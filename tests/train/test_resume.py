@@ -1,105 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stop and go on: killed, preempted, damaged or moved runs end where the unstopped one does."""
 
-import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from llm.core import checkpoint, launch
-from llm.core.metrics import read_lines
+from tests import runs
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 60
-
-
-def command(workdir, data, *more):
-    return [
-        "--config=configs/pretrain/tiny.py",
-        f"--config.data.path={data}",
-        "--config.data.length=32",
-        "--config.model.d_model=32",
-        "--config.model.d_ff=64",
-        "--config.model.dropout=0.1",
-        f"--config.train.steps={STEPS}",
-        "--config.train.batch_size=8",
-        "--config.train.log_every=5",
-        "--config.train.eval_every=0",
-        "--config.checkpoint.every=5",
-        f"--workdir={workdir}",
-        *more,
-    ]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    rng = random.Random(0)
-    words = ["alpha", "beta", "gamma", "delta", "list", "returns", "the", "value"]
-    target = tmp_path_factory.mktemp("data") / "docs.jsonl"
-    texts = [" ".join(rng.choice(words) for _ in range(50)) for _ in range(400)]
-    target.write_text("\n".join(json.dumps({"id": str(i), "text": t}) for i, t in enumerate(texts)))
-    return target
+    return runs.write_documents(tmp_path_factory.mktemp("data") / "docs.jsonl")
 
 
-def start(workdir, data, *more, devices=1):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", f"count={devices}"),
-    }
-    return subprocess.Popen(
-        [sys.executable, "scripts/pretrain.py", *command(workdir, data, *more)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def command(*arguments):
+    return runs.command(*arguments, steps=STEPS)
 
 
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
-
-
-def wait_for_step(workdir, step, process):
-    """Wait until a metric line of at least `step` is written, or the process has ended."""
-    while process.poll() is None:
-        lines = read_lines(Path(workdir) / "metrics.jsonl")
-        if lines and lines[-1]["step"] >= step:
-            return
-        time.sleep(0.02)
-
-
-def result(workdir):
-    restored = checkpoint.restore(str(Path(workdir) / "checkpoints"))
-    losses = {
-        line["step"]: line["train/loss"]
-        for line in read_lines(Path(workdir) / "metrics.jsonl")
-        if "train/loss" in line
-    }
-    return restored.step, restored.tree, losses
-
-
-def same_bits(one, other):
-    leaves = jax.tree.leaves(one), jax.tree.leaves(other)
-    assert len(leaves[0]) == len(leaves[1])
-    for a, b in zip(*leaves, strict=True):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+def start(*arguments, devices=1):
+    (process,) = runs.start(*arguments, devices=devices, steps=STEPS)
+    return process
 
 
 @pytest.fixture(scope="module")
 def unstopped(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    code, output = finish(start(workdir, data))
+    code, output = runs.finish(start(workdir, data))
     assert code == 0, output
     return workdir
 
@@ -108,16 +41,16 @@ def test_three_kills_change_no_bit(data, unstopped, tmp_path):
     rng = random.Random(1)
     for step in sorted(rng.sample(range(6, STEPS - 6), 3)):
         process = start(tmp_path, data)
-        wait_for_step(tmp_path, step, process)
+        runs.wait_for_step(tmp_path, step, process)
         time.sleep(rng.random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    code, output = finish(start(tmp_path, data))
+    code, output = runs.finish(start(tmp_path, data))
     assert code == 0 and "resuming at step" in output, output
-    step, tree, losses = result(tmp_path)
-    whole_step, whole_tree, whole_losses = result(unstopped)
+    step, tree, losses = runs.result(tmp_path)
+    whole_step, whole_tree, whole_losses = runs.result(unstopped)
     assert step == whole_step == STEPS
-    same_bits(tree, whole_tree)
+    runs.same_bits(tree, whole_tree)
     for number in set(losses) & set(whole_losses) - {1}:
         if number % 5 == 0 and number - 5 in whole_losses:
             assert np.isfinite(losses[number])
@@ -125,15 +58,15 @@ def test_three_kills_change_no_bit(data, unstopped, tmp_path):
 
 def test_sigterm_loses_no_step(data, unstopped, tmp_path):
     process = start(tmp_path, data, "--config.checkpoint.every=0")
-    wait_for_step(tmp_path, 10, process)
+    runs.wait_for_step(tmp_path, 10, process)
     process.send_signal(signal.SIGTERM)
-    code, output = finish(process)
+    code, output = runs.finish(process)
     assert code == 75 and "the state is saved" in output, output
     stopped = checkpoint.restore(str(tmp_path / "checkpoints")).step
     assert stopped >= 10 and f"after step {stopped}" in output
-    code, output = finish(start(tmp_path, data))
+    code, output = runs.finish(start(tmp_path, data))
     assert code == 0 and f"resuming at step {stopped}" in output, output
-    same_bits(result(tmp_path)[1], result(unstopped)[1])
+    runs.same_bits(runs.result(tmp_path)[1], runs.result(unstopped)[1])
 
 
 def test_resume_on_other_devices_sees_the_same_data(data, unstopped, tmp_path):
@@ -146,12 +79,12 @@ def test_resume_on_other_devices_sees_the_same_data(data, unstopped, tmp_path):
             shutil.rmtree(folder)
     if not (copy / "checkpoints" / "30").exists():
         shutil.rmtree(copy)
-        code, output = finish(start(copy, data, "--config.train.stop_after=30"))
+        code, output = runs.finish(start(copy, data, "--config.train.stop_after=30"))
         assert code == 0, output
     mesh = ("--config.mesh.data=2", "--config.mesh.tensor=2")
-    code, output = finish(start(copy, data, *mesh, devices=4))
+    code, output = runs.finish(start(copy, data, *mesh, devices=4))
     assert code == 0 and "resuming at step 30" in output, output
-    losses, whole = result(copy)[2], result(unstopped)[2]
+    losses, whole = runs.result(copy)[2], runs.result(unstopped)[2]
     for step in (40, 45, STEPS):  # the line at 35 averages from the resumption on
         assert losses[step] == pytest.approx(whole[step], rel=1e-5)
 
@@ -164,13 +97,13 @@ def test_a_flipped_byte_is_found_and_the_step_before_used(data, unstopped, tmp_p
     content = bytearray(target.read_bytes())
     content[len(content) // 2] ^= 1
     target.write_bytes(bytes(content))
-    code, output = finish(start(copy, data))
+    code, output = runs.finish(start(copy, data))
     assert code == 0 and f"resuming at step {STEPS - 5}" in output, output
-    same_bits(result(copy)[1], result(unstopped)[1])
+    runs.same_bits(runs.result(copy)[1], runs.result(unstopped)[1])
 
 
 def test_other_data_or_tokenizer_are_refused(data, unstopped, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(runs.ROOT)
     copy = tmp_path / "run"
     shutil.copytree(unstopped, copy)
     changed = tmp_path / "docs.jsonl"
@@ -198,7 +131,7 @@ def test_other_data_or_tokenizer_are_refused(data, unstopped, tmp_path, capsys, 
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
 def test_refusals(more, code, says, data, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(runs.ROOT)
     found = launch.main("pretrain", command(tmp_path, data, *more), {})
     printed = capsys.readouterr().err
     assert found == code if code else found in (2, 3, 5), printed
@@ -206,14 +139,14 @@ def test_refusals(more, code, says, data, tmp_path, capsys, monkeypatch):
 
 
 def test_an_empty_corpus_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(runs.ROOT)
     (tmp_path / "empty.jsonl").write_text("")
     assert launch.main("pretrain", command(tmp_path / "run", tmp_path / "empty.jsonl"), {}) == 3
     assert "empty.jsonl" in capsys.readouterr().err
 
 
 def test_an_unwritable_workdir_is_refused(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(runs.ROOT)
     (tmp_path / "file").write_text("in the way")
     assert launch.main("pretrain", command(tmp_path / "file" / "run", data), {}) == 5
     assert len(capsys.readouterr().err.splitlines()) <= 5

@@ -16,22 +16,22 @@ import numpy as np
 from llm.core import checkpoint
 from llm.core.metrics import read_lines
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = 40
 WORDS = ("alpha", "beta", "gamma", "delta", "list", "returns", "the", "value")
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
-def write_documents(target, count=400):
+def write_documents(target, count=400, words=WORDS):
     """Write a small corpus."""
     generator = random.Random(0)
-    texts = [" ".join(generator.choice(WORDS) for _ in range(50)) for _ in range(count)]
+    texts = [" ".join(generator.choice(words) for _ in range(50)) for _ in range(count)]
     lines = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
     Path(target).write_text("\n".join(lines))
     return Path(target)
 
 
-def command(workdir, data, *more, config="configs/pretrain/tiny.py"):
+def command(workdir, data, *more, config="configs/pretrain/tiny.py", steps=STEPS):
     return [
         f"--config={config}",
         f"--config.data.path={data}",
@@ -39,7 +39,7 @@ def command(workdir, data, *more, config="configs/pretrain/tiny.py"):
         "--config.model.d_model=32",
         "--config.model.d_ff=64",
         "--config.model.dropout=0.1",
-        f"--config.train.steps={STEPS}",
+        f"--config.train.steps={steps}",
         "--config.train.batch_size=8",
         "--config.train.log_every=5",
         "--config.train.eval_every=0",
@@ -72,6 +72,7 @@ def start(
     processes=1,
     program=("scripts/pretrain.py",),
     config="configs/pretrain/tiny.py",
+    steps=STEPS,
     **variables,
 ):
     """Start the training script, as one process or several that find each other.
@@ -82,6 +83,7 @@ def start(
         processes: how many; more than one adds --distributed.
         program: what Python runs before the arguments.
         config: the config file.
+        steps: of the run.
         variables: of the environment.
     """
     variables = {**address(processes), **variables}
@@ -92,7 +94,7 @@ def start(
             [
                 sys.executable,
                 *program,
-                *command(workdir, data, *more, config=config),
+                *command(workdir, data, *more, config=config, steps=steps),
             ],
             cwd=ROOT,
             env=environment(devices, **variables, PROCESS_ID=str(index)),
