@@ -90,6 +90,11 @@ def serve(config: Any, workdir: str) -> Any:
     return _stage("llm.serve.stage", config, workdir)
 
 
+def label(config: Any, workdir: str) -> Any:
+    """Let people say which answer is better."""
+    return _stage("llm.label.stage", config, workdir)
+
+
 def plan(config: Any, workdir: str, topology: str, compile: str, json: str) -> Any:
     """Say whether a run fits its machine, and how fast it could be."""
     from llm.plan import stage

@@ -18,11 +18,11 @@ LEVELS = (
     ("tokenizers", "models"),
     ("data", "generate"),
     ("train",),
-    ("corpus", "pretrain", "posttrain", "eval", "compress", "serve", "report", "plan"),
+    ("corpus", "pretrain", "posttrain", "eval", "compress", "serve", "report", "plan", "label"),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-WITHOUT_JAX = ("text", "tokenizers", "corpus", "report")
+WITHOUT_JAX = ("text", "tokenizers", "corpus", "report", "label")
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "seqio")
 
 

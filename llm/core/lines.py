@@ -15,12 +15,14 @@ class Lines:
         location: the file; its folder is made when absent.
         limit: bytes after which a new file is begun, the one before kept as `<stem>.1<suffix>`;
             0 for no limit.
+        durable: a line has reached the disk when `append` returns, so that a power cut keeps it.
     """
 
-    def __init__(self, location: str | os.PathLike, limit: int = 0):
+    def __init__(self, location: str | os.PathLike, limit: int = 0, durable: bool = False):
         self.path = files.path(location)
         self._older = self.path.with_name(f"{self.path.stem}.1{self.path.suffix}")
         self._limit = limit
+        self._durable = durable
         self._text: str | None = None  # of a remote file, once it is known
 
     def read(self) -> str:
@@ -44,6 +46,9 @@ class Lines:
                 if _is_torn(file):  # by a kill or a full disk: keep the new line apart
                     text = "\n" + text
                 file.write(text.encode("utf-8", "replace"))
+                if self._durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             return
         if self._text is None:
             self._text = self.read()
