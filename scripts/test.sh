@@ -11,6 +11,13 @@ if [ "${1:-}" = "--faults" ]; then
   mapfile -t faults < <(python tests/faults/rows.py)
   exec python -m pytest -n "${JOBS:-2}" --dist loadfile --slow "${faults[@]}" "$@"
 fi
+case " $* " in *" --slow "*)
+  if ! command -v chromedriver >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing chromium for the browser tier"
+    { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } \
+      >/dev/null 2>&1 || echo "  it cannot be installed: the browser tier is skipped"
+  fi ;;
+esac
 ruff check .
 ruff format --check .
 mypy
