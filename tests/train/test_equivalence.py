@@ -112,7 +112,13 @@ def on_mesh(case):
     return update(name, tuple(mesh.items()), tuple(choices.items()), microbatches)
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("moe-dp", "moe-cp-tp")  # what other cases cover in part
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES],
+)
 def test_mesh_equals_one_device(case):
     name, _, _, microbatches = CASES[case]
     same(update(name, microbatches=microbatches), on_mesh(case))
