@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llm.core.sharding import current_layout, resolve
+from llm.core import shards
+from llm.core.sharding import current_layout
 from llm.errors import ConfigError
 
 Array = jax.Array
@@ -111,14 +112,6 @@ def splash(q: Array, k: Array, v: Array, r: Any, interpret: bool = False) -> Arr
     layout = current_layout()
     if layout is None or layout.mesh.size == 1:
         return local(q, k, v, segments).astype(q.dtype)
-    axes = [("batch", "length", "heads", "head_dim"), ("batch", "length", "kv_heads", "head_dim")]
-    specs = [
-        resolve(axes[0], layout.activations, layout.mesh, q.shape, "query"),
-        resolve(axes[1], layout.activations, layout.mesh, k.shape, "key"),
-        resolve(axes[1], layout.activations, layout.mesh, v.shape, "value"),
-        resolve(("batch", "length"), layout.activations, layout.mesh, segments.shape, "segments"),
-    ]
-    mapped = jax.shard_map(
-        local, mesh=layout.mesh, in_specs=tuple(specs), out_specs=specs[0], check_vma=False
-    )
+    heads, kv_heads = (("batch", "length", name, "head_dim") for name in ("heads", "kv_heads"))
+    mapped = shards.on_shards(local, [heads, kv_heads, kv_heads, ("batch", "length")], heads)
     return mapped(q, k, v, segments)
