@@ -41,7 +41,7 @@ def _huggingface(lm: LanguageModel, place: Any, kind: str) -> None:
     from llm.tokenizers import huggingface
 
     _no_kind(kind)
-    lm = lm.merge()
+    lm = _plain(lm)
     names = ("bos", "eos", "pad") if lm.tokenizer is not None else ()
     ids = {f"{name}_token_id": getattr(lm.tokenizer, f"{name}_id") for name in names}
     convert.save_hf(lm.config, lm.params, place, token_ids=ids)
@@ -71,10 +71,18 @@ def _describe_tokenizer(lm: LanguageModel, place: Any) -> None:
     files.write_json(place / huggingface.SETTINGS_FILES[0], settings)
 
 
+def _plain(lm: LanguageModel) -> LanguageModel:
+    """Return the model as other programs know it: adapters merged, no value head."""
+    lm = lm.merge()
+    config = dataclasses.replace(lm.config, value_head=False)
+    params = {name: part for name, part in lm.params.items() if name != "value_head"}
+    return dataclasses.replace(lm, config=config, params=params)
+
+
 def _gguf(lm: LanguageModel, place: Any, kind: str) -> None:
     from llm.models import gguf
 
-    lm = lm.merge()
+    lm = _plain(lm)
     file = place if place.suffix == ".gguf" else place / "model.gguf"
     gguf.save(lm.config, lm.params, file, lm.tokenizer, kind, lm.starts_texts)
 

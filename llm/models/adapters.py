@@ -4,6 +4,7 @@
 Adapter parameters live in the model's own tree, beside the weight they change:
     …/query/{lora_a, lora_b, lora_m}   …/moe/{gate, up, down}_lora_{a, b}
     …/attention/{prefix_keys, prefix_values}   prompt/embedding   classifier/{kernel, bias}
+    value_head/{kernel, bias}
 so that one regular expression over names tells what is trained.
 """
 
@@ -19,7 +20,7 @@ BASES = ("full", "int8", "int4")
 
 # Parameters that adapters add, and those that any new head adds.
 ADDED = r"(^|[/_])lora_[abm]$|/prefix_(keys|values)$|^prompt/embedding$"
-HEADS = r"^classifier/"
+HEADS = r"^(classifier|value_head)/"
 # Weights of a frozen base that can be kept as integers: matrices, but not the router of experts.
 QUANTIZED = r"(^|/)(attention|cross|mlp|moe|shared)/.*kernel(/(q|q4|scale))?$"
 KEPT = r"router|shared_gate"

@@ -109,6 +109,7 @@ class TransformerConfig:
     pooler: bool = False
     n_classes: int = 0  # of a classification head; 0 = those of the data
     labels: tuple[str, ...] = ()  # their names
+    value_head: bool = False  # beside the head: what reward a text will earn (PPO)
     # What is added for parameter-efficient tuning
     adapter: adapters.Adapter = adapters.NONE
     # Regularisation
@@ -348,6 +349,10 @@ def _check_added(config: TransformerConfig) -> None:
         raise ConfigError(
             "The experts' low-rank updates have neither dropout nor DoRA's magnitudes.",
             "Leave them out with model.adapter.targets='(query|key|value|output)$'.",
+        )
+    if config.value_head and (config.architecture != "decoder" or config.classifies):
+        raise ConfigError(
+            "A value head is for decoders that choose tokens.", "Set model.value_head=false."
         )
     if config.labels and len(config.labels) != config.n_classes:
         raise ConfigError(

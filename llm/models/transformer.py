@@ -6,7 +6,7 @@ Parameters after unboxing are nested dicts; every layer's are stacked on axis 0:
     decoder/{layers, final_norm, relative} and (or) encoder/{the same}, where layers are
         {attention, cross}/{query, key, value, output}/{kernel, bias}, mlp/{gate, up, down}/...,
         moe/{router, gate, up, down}_kernel, and {attention, cross, mlp}[_post]_norm/{scale, bias}
-    lm_head/{kernel, bias, dense, norm}, pooler/{kernel, bias}, classifier/{kernel, bias} and the
+    lm_head/{kernel, bias, dense, norm}, {pooler, classifier, value_head}/{kernel, bias} and the
         parameters of `llm.models.adapters`, where the config has them
 """
 
@@ -222,6 +222,19 @@ class Classifier(nn.Module):
         return shard(logits, "batch", "length", None)
 
 
+class Value(nn.Module):
+    """Turn final states into expected rewards [B, T], float32; all 0 at first."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        zeros = jax.nn.initializers.zeros
+        kernel = param(self, "kernel", zeros, (self.config.d_model,), ("embed",))
+        bias = param(self, "bias", zeros, (), ())
+        return jnp.einsum("BTD,D->BT", x.astype(jnp.float32), kernel.astype(jnp.float32)) + bias
+
+
 class Prompt(nn.Module):
     """Hold the vectors that come before the embedded text."""
 
@@ -239,7 +252,8 @@ class Transformer(nn.Module):
 
     `model.apply({"params": p}, tokens [B, T], ...)` returns logits [B, T, V] in float32, or
     (logits, cache) when a cache is given; with a classification head [B, T, classes].
-    `method="hidden"`, `"hidden_and_aux"`, `"head"`, `"encode"` and `"pool"` reach the parts.
+    `method="hidden"`, `"hidden_and_aux"`, `"head"`, `"value"`, `"encode"` and `"pool"` reach the
+    parts.
 
     Arguments common to all of them:
         segments: [B, T] int32; documents 1.., 0 = padding; tokens see their own segment only.
@@ -267,6 +281,8 @@ class Transformer(nn.Module):
             self.classifier = Classifier(c)
         else:
             self.lm_head = Head(c)
+        if c.value_head:
+            self.value_head = Value(c)
         if c.pooler:
             self.pooler = Dense(c, "BD,DC->BC", (c.d_model, c.d_model), True)
         if c.adapter.name == "prompt":
@@ -277,6 +293,8 @@ class Transformer(nn.Module):
         hidden, cache, _ = self._run(tokens, *args, **inputs)
         if self.is_initializing() and self.config.pooler and not self.config.classifies:
             self._pool(hidden[:, 0])
+        if self.is_initializing() and self.config.value_head:
+            self.value_head(hidden)
         logits = self.head(hidden)
         return logits if cache is None else (logits, cache)
 
@@ -298,6 +316,10 @@ class Transformer(nn.Module):
                 hidden = self._pool(hidden.reshape(B * T, D)).reshape(B, T, D)
             return self.classifier(hidden)
         return self.lm_head(hidden, self.embed)
+
+    def value(self, hidden: Array) -> Array:
+        """Turn states [B, T, D] into expected rewards [B, T], float32."""
+        return self.value_head(hidden)
 
     def pool(self, tokens: Array, *args: Any, **inputs: Any) -> Array:
         """Return BERT's pooled first state [B, D]."""

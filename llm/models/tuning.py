@@ -17,7 +17,7 @@ from llm.models.config import TransformerConfig, with_adapter
 
 # What a model may have that the parameters it starts from have not, and the reverse.
 FRESH = rf"{ADDED}|{HEADS}|^pooler/"
-REPLACED = r"^(lm_head|classifier)/"
+REPLACED = r"^(lm_head|classifier|value_head)/"
 
 
 def begin(
