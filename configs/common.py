@@ -100,3 +100,39 @@ def follow_up(*, steps: int, batch_size: int, length: int) -> ConfigDict:
     config.tokenizer.path = ""
     config.train.eval_first = True
     return config
+
+
+def on_policy(*, steps: int, batch_size: int, length: int) -> ConfigDict:
+    """Return a run that learns from its own answers, judged by config.rollout.rewards."""
+    config = follow_up(steps=steps, batch_size=batch_size, length=length)
+    # See llm/posttrain/rollout.py: a rollout has batch_size * minibatches answers
+    config.rollout = ConfigDict(
+        {
+            "rewards": {},
+            "gold": "",  # the reward that the monitors trust
+            "group": 8,
+            "minibatches": 1,
+            "epochs": 1,
+            "max_tokens": 64,
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "advantages": {"name": "group"},
+            # place: "none" only measures; "reward" or "loss" pull to the model started from
+            "kl": {"place": "none", "estimator": "k1", "coef": 0.0, "target": 0.0},
+            "importance": {"name": "none", "most": 3.0, "least": 0.0},
+            "missing_eos_penalty": 0.0,
+            "mask_truncated": False,
+            "reward_clip": 0.0,
+            "monitors": {},
+            "rows": 64,
+            "chunk": 0,
+        }
+    )
+    config.optimizer.weight_decay = 0.0
+    config.schedule = ConfigDict({"name": "constant", "peak": 1e-5, "warmup_steps": 5})
+    config.train.log_every = 5
+    config.train.eval_every = max(1, steps // 4)
+    config.evals.validation.batches = 4
+    config.checkpoint.every = steps
+    return config

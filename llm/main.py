@@ -28,6 +28,10 @@ OBJECTIVES = {
     "ipo": "llm.posttrain.preference:ipo",
     "reward": "llm.posttrain.reward:reward",
     "classify": "llm.posttrain.classify:classify",
+    "ppo": "llm.posttrain.policy:ppo",
+    "grpo": "llm.posttrain.policy:grpo",
+    "rloo": "llm.posttrain.policy:rloo",
+    "reinforce_pp": "llm.posttrain.policy:reinforce_pp",
 }
 
 # config.data.source: (tokenizer, folder, **section) -> {"train": rows, "validation": rows}
@@ -42,7 +46,19 @@ DATA = {
     "function_preferences": "llm.posttrain.rows:function_preferences",
     "labels": "llm.posttrain.labels:labels",
     "document_labels": "llm.posttrain.labels:document_labels",
+    "puzzle_chats": "llm.posttrain.rows:puzzle_chats",
 }
+
+# config.data.source of questions that the model answers while it learns: (**section) ->
+# {"train": tasks, "validation": tasks}. The section config.rollout says how they are answered.
+PROMPTS = {
+    "tasks": "llm.posttrain.prompts:tasks",
+    "puzzles": "llm.posttrain.prompts:puzzles",
+    "function_tasks": "llm.posttrain.prompts:functions",
+}
+
+# Objectives that learn from the model's own answers
+ON_POLICY = ("ppo", "grpo", "rloo", "reinforce_pp")
 
 # config.data.corruption.name: (tokenizer, length, vocab_size, **section) -> transform of rows
 CORRUPTIONS = {
@@ -137,7 +153,11 @@ def check_training(config: Any) -> None:
     objective = configs.choose(config.objective.name, OBJECTIVES, "objective")
     builder = configs.resolve_builder(objective)
     configs.bind(builder, config.objective, "objective", given=("model",))
+    if (config.data.source in PROMPTS) or (config.objective.name in ON_POLICY):
+        _check_rollouts(config)
     for name, section in sources(config).items():
+        if section["source"] in PROMPTS:
+            continue
         source = configs.choose(section["source"], DATA, "data source")
         options = {k: v for k, v in section.items() if k not in ("source", "weight")}
         builder = configs.resolve_builder(source)
@@ -169,6 +189,28 @@ def check_training(config: Any) -> None:
     configs.bind(samples.make_sampler, config.sampling, "sampling")
     kept = {k: v for k, v in config.checkpoint.items() if k != "every"}
     configs.bind(checkpoint.Checkpointer, kept, "checkpoint", given=("directory",))
+
+
+def _check_rollouts(config: Any) -> None:
+    """Bind the sections of a run that learns from its own answers.
+
+    Raises:
+        ConfigError: objective and data do not go together, or an option is unknown.
+    """
+    from llm.posttrain import rollout
+
+    builder = configs.resolve_builder(
+        configs.choose(config.data.source, PROMPTS, f"data source of {config.objective.name}")
+    )
+    configs.choose(config.objective.name, dict.fromkeys(ON_POLICY), "objective of rollouts")
+    configs.bind(builder, _prompt_options(config), "data")
+    rollout.check(config.get("rollout", {}))
+
+
+def _prompt_options(config: Any) -> dict[str, Any]:
+    """Return what the builder of prompts is given of config.data; `length` is of the rows."""
+    beside = ("source", "length", "epochs", "mixture", "corruption")
+    return {k: v for k, v in config.data.items() if k not in beside}
 
 
 def _check_corruption(objective: str, found: str | None) -> None:
@@ -265,9 +307,11 @@ def train(config: Any, workdir: str) -> Any:
                 f"config.data.length={length} is beyond the model's {shape.max_length} positions.",
                 f"Set config.data.length={shape.max_length} or less.",
             )
-        with _first_alone():
-            feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
-        shape = with_classes(shape, splits)
+        answers = config.data.source in PROMPTS
+        if not answers:
+            with _first_alone():
+                feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
+            shape = with_classes(shape, splits)
         both_ways = config.objective.name in PREFIXED and shape.architecture == "decoder"
         shape = dataclasses.replace(shape, prefix_lm=both_ways)
         resolved = configs.to_dict(config)
@@ -278,6 +322,8 @@ def train(config: Any, workdir: str) -> Any:
             files.write_json(root / "environment.json", profile.environment())
             tokens.save(str(root / "tokenizer"))
         model = Transformer(shape)
+        if answers:
+            feed, splits = _rollouts(config, workdir, start, model)
         objective = configs.resolve_builder(OBJECTIVES[config.objective.name])
         section = configs.bind(objective, config.objective, "objective", given=("model",))
         state = run.train(
@@ -373,7 +419,7 @@ def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any,
         options = dict(section)
         weights[name] = options.pop("weight", 1.0)
         builder = configs.resolve_builder(DATA[options.pop("source")])
-        if not options.get("path"):
+        if options.get("path") == "":
             options["path"] = _embedded_corpus(workdir)
         found[name] = builder(tokens, str(files.path(workdir) / "rows" / name), **options)
     index, count = shards.host_share(sharding.make_mesh(dict(config.mesh)))
@@ -393,6 +439,40 @@ def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any,
             if split != "train":
                 held_out[split if len(found) == 1 else f"{name}/{split}"] = dataset
     return _corrupt(config, tokens, vocab_size, feed, held_out)
+
+
+def _rollouts(config: Any, workdir: str, start: Any, model: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the source of rollouts, and the held-out questions.
+
+    Raises:
+        ConfigError: there is no model to start from, which is the reference too.
+    """
+    from llm.core.lines import Lines
+    from llm.posttrain import rollout
+
+    if start is None:
+        raise ConfigError(
+            f"config.objective.name={config.objective.name!r} goes on from a model.",
+            "Give --config.init.from=<workdir of a tuned run>.",
+        )
+    options = _prompt_options(config)
+    if options.get("path") == "":
+        options["path"] = _embedded_corpus(workdir)
+    splits = configs.resolve_builder(PROMPTS[config.data.source])(**options)
+    rollouts = rollout.Rollouts(
+        rollout.check(config.rollout),
+        splits["train"],
+        start,
+        model,
+        batch_size=int(config.train.batch_size),
+        length=int(config.data.length),
+        seed=int(config.seed),
+        record=Lines(files.path(workdir) / "rollouts.jsonl").append,
+    )
+    held_out = {
+        name: rollout.HeldOut(rollouts, tasks) for name, tasks in splits.items() if name != "train"
+    }
+    return rollouts, held_out
 
 
 def _corrupt(

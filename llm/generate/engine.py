@@ -46,6 +46,8 @@ class Options(NamedTuple):
     guess: whether tokens are guessed ahead; texts are the same, single streams faster.
     queue: requests waiting or running at most; 0 = any number.
     whole: whether the pool has its full size from the start, so that it never grows.
+    steady: whether every step has all `rows`, used or not: one program to compile, not one for
+        every power of two.
     """
 
     rows: int = 16
@@ -55,6 +57,7 @@ class Options(NamedTuple):
     guess: bool = True
     queue: int = 0
     whole: bool = False
+    steady: bool = False
 
 
 class Handle:
@@ -401,6 +404,8 @@ class Engine:
 
     def _row_count(self, ready: int) -> int:
         """Return of how many rows a step has: one, or at least as many as it is wide."""
+        if self._options.steady:
+            ready = self._options.rows
         return row_count(1 if ready == 1 else max(ready, WIDE), self._parts)
 
     def _rows(self, ready: list[_Text], R: int) -> Rows:

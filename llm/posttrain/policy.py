@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reinforcement learning: objectives over answers that the policy drew, judged by rewards.
 
-The rows come from `llm.posttrain.rollout`: besides tokens, targets and weights (1 on the answer's
-tokens) they hold `old_logps` [B, T], `advantages` [B] or [B, T], `share` [B], `temperature` [B] and,
-where config.rollout asks for them, `ref_logps` with `kl_coef` [B], `correction` [B, T], and
+The rows come from `llm.posttrain.rollout`. Besides tokens, targets and weights (1 on the answer's
+tokens) they hold `old_logps` [B, T], `advantages` [B] or [B, T], `share` and `temperature` [B], and
+where config.rollout asks for them `ref_logps` [B, T] with `kl_coef` [B], `correction` [B, T], and
 `old_values`, `returns`, `value_weights` [B, T].
 """
 
@@ -115,8 +115,10 @@ def policy_sums(
     )
     if "correction" in rows:
         correction = rows["correction"]
-        # A row's own loss has no tokens: it takes the row's largest weight, as all are equal.
-        each = each * (correction.max(axis=1, keepdims=True) if kind.reduce == "rows" else correction)
+        if kind.reduce == "rows":  # one loss per answer: the mean of its tokens' weights
+            summed = (correction * mask).sum(axis=1, keepdims=True)
+            correction = summed / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+        each = each * correction
     count = mask.sum()
     sums = {}
     if "ref_logps" in rows:
@@ -161,9 +163,7 @@ def _objective(model: Any, loss: str, kl: str, chunk: int, **options: Any) -> Ob
     def compute(params: Any, frozen: Any, batch: Batch, keys: jax.Array) -> losses.Sums:
         del frozen
         scores = token_scores(model, params, batch, keys if dropout else None, chunk)
-        return policy_sums(
-            scores["logps"], scores["entropy"], batch, loss=loss, kl=kl, **options
-        )
+        return policy_sums(scores["logps"], scores["entropy"], batch, loss=loss, kl=kl, **options)
 
     return Objective(nothing, compute)
 
@@ -296,9 +296,7 @@ def ppo(
 
     def loss(params: Any, frozen: Any, batch: Batch, keys: jax.Array) -> losses.Sums:
         del frozen
-        scores = token_scores(
-            model, params, batch, keys if dropout else None, chunk, value_body
-        )
+        scores = token_scores(model, params, batch, keys if dropout else None, chunk, value_body)
         sums = policy_sums(
             scores["logps"],
             scores["entropy"],

@@ -10,7 +10,7 @@ from llm import files
 from llm.data import prepare
 from llm.data.examples import read_records
 from llm.data.rows import RowDataset, open_rows
-from llm.posttrain import formats, questions
+from llm.posttrain import formats, puzzles, questions
 from llm.text.records import read_documents
 
 Splits = dict[str, RowDataset]
@@ -131,6 +131,30 @@ def function_preferences(
         length,
         lambda d: questions.preferences(d, seed=seed, limit=limit),
     )
+
+
+def puzzle_chats(
+    tokenizer: Any,
+    folder: str,
+    *,
+    length: int,
+    kind: str = "largest",
+    count: int = 4000,
+    size: int = 4,
+    held_out: int = 256,
+    wrong: float = 0.0,
+    seed: int = 0,
+) -> Splits:
+    """Pack chats of small tasks, a share of them with wrong answers; see `puzzles`."""
+    records = puzzles.make(kind, count=count + held_out, size=size, seed=seed)
+    made = {}
+    for split, part in (("train", records[held_out:]), ("validation", records[:held_out])):
+        chosen = puzzles.chats(part, wrong=wrong, seed=seed)
+        target = str(files.path(folder) / split)
+        source = files.hash_json(chosen)
+        prepare.prepare_chats(chosen, tokenizer, length, target, source_hash=source)
+        made[split] = open_rows(target)
+    return made
 
 
 def _from_corpus(

@@ -14,7 +14,7 @@ from llm.errors import ConfigError
 from llm.train.loop import Hook
 from llm.train.objective import Objective
 from llm.train.settings import Inputs, Settings, keys
-from llm.train.step import Frozen, State, example_keys
+from llm.train.step import Frozen, State, example_keys, full_params
 
 Place = Callable[[Mapping[str, np.ndarray]], Any]
 
@@ -80,10 +80,30 @@ def loss_evaluator(
     return evaluate
 
 
+def _measure(
+    objective: Objective, dataset: Any, place: Place, settings: Settings, batches: int, mesh: Any
+) -> Callable[[Any, Any], dict[str, float]]:
+    """Return what measures held-out data: they themselves where they can, or the objective."""
+    if hasattr(dataset, "measure"):
+        return lambda params, frozen: dataset.measure(params, batches * settings.batch_size)
+    return loss_evaluator(
+        objective,
+        dataset,
+        place,
+        batch_size=settings.batch_size,
+        batches=batches,
+        share=shards.host_share(mesh),
+    )
+
+
 def hooks(
     config: Any, inputs: Inputs, settings: Settings, frozen: Frozen, mesh: Any, place: Place
 ) -> list[Hook]:
-    """Build one hook per entry of config.evals: the objective's loss on held-out rows."""
+    """Build one hook per entry of config.evals: the objective's loss on held-out rows.
+
+    Held-out data that have a `measure` (of full parameters and a number of items, 0 for all) are
+    asked instead.
+    """
     hooks = []
     for name, section in config.get("evals", {}).items():
         options = {"split": "validation", "every": 0, "batches": 0, **keys(section)}
@@ -94,21 +114,14 @@ def hooks(
                 f"config.evals.{name}.split={options['split']!r} has no rows.",
                 f"Splits: {known}. Take the evaluation out, or give data with that split.",
             )
-        measure = loss_evaluator(
-            inputs.objective,
-            dataset,
-            place,
-            batch_size=settings.batch_size,
-            batches=options["batches"],
-            share=shards.host_share(mesh),
-        )
+        measure = _measure(inputs.objective, dataset, place, settings, options["batches"], mesh)
 
         def function(
             step: int, state: State, measure: Any = measure, name: str = name
         ) -> dict[str, float]:
             del step
             params = state.ema if settings.ema_decay else state.params
-            full = trees.merge(params, frozen.params) if frozen.params else params
+            full = full_params(params, frozen)
             return {f"eval/{name}/{k}": v for k, v in measure(full, frozen.objective).items()}
 
         hooks.append(Hook(name, function, options["every"] or settings.eval_every))

@@ -14,7 +14,7 @@ from llm.errors import NonFiniteError, Preempted
 from llm.train import bad_batches
 from llm.train.bad_batches import Bad
 from llm.train.ledger import Ledger
-from llm.train.step import Frozen, State, Step
+from llm.train.step import Frozen, State, Step, full_params
 
 
 class Source(Protocol):
@@ -24,7 +24,11 @@ class Source(Protocol):
         """Return this process's slice of the step's global batch."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep; {} for datasets."""
+        """Return what a checkpoint must keep, as JSON; {} for datasets.
+
+        A source that keeps something also has `restore(state)`; one that measures itself has
+        `metrics()`, of what happened since the last call.
+        """
 
 
 class Hook(NamedTuple):
@@ -138,7 +142,7 @@ class Loop:
         """Train up to the end, or to a spike that the run shall go back from."""
         start, self._row = int(state.step), int(state.skipped[1])
         holder = [state]
-        batches = self.batches(start, lambda: holder[0].params)
+        batches = self.batches(start, lambda: full_params(holder[0].params, frozen))
         for done in range(start + 1, end + 1):
             watchdog.at("compile" if self.timer.spent["compile"] == 0 else "step", done)
             with self.timer.data():

@@ -104,6 +104,7 @@ def _train(
         lambda start, params: _batches(keeper.source, start, params, place),
         writer=writer,
         hooks=[
+            *_watch(inputs.source, settings.log_every),
             *evaluate.hooks(config, inputs, settings, frozen, layout.mesh, place),
             *samples.hooks(config, workdir, inputs, frozen),
         ],
@@ -131,6 +132,13 @@ def _train(
 def _places(places: State, state: State) -> State:
     """Return where the state lives, its history of losses included."""
     return places._replace(history=jax.tree.map(lambda leaf: leaf.sharding, state.history))
+
+
+def _watch(source: Any, every: int) -> list[loop.Hook]:
+    """Log what a source measures of itself, where it does."""
+    if not hasattr(source, "metrics"):
+        return []
+    return [loop.Hook("rollout", lambda step, state: source.metrics(), every)]
 
 
 def _both(bar: Callable[[int], None], journal: logs.Journal) -> Callable[[int], None]:

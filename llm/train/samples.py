@@ -10,11 +10,11 @@ import jax
 
 from llm import files
 from llm.core import config as configs
-from llm.core import sharding, trees
+from llm.core import sharding
 from llm.core.lines import Lines
 from llm.generate.language_model import LanguageModel
 from llm.train.loop import Hook
-from llm.train.step import Frozen, State
+from llm.train.step import Frozen, State, full_params
 
 _LOG = logging.getLogger("llm.samples")
 
@@ -67,7 +67,7 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
     target = Lines(files.path(workdir) / "samples.jsonl")
 
     def function(step: int, state: State) -> dict[str, float]:
-        full = trees.merge(state.params, frozen.params) if frozen.params else state.params
+        full = full_params(state.params, frozen)
         lm = LanguageModel(inputs.model.config, inputs.model, full, inputs.tokenizer)
         with sharding.within(None):
             made = sample(lm)

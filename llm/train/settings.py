@@ -20,7 +20,7 @@ class Inputs(NamedTuple):
         model: a Transformer.
         objective: what to minimise.
         source: training batches.
-        splits: name -> held-out rows.
+        splits: name -> held-out rows, or data that measure themselves.
         tokenizer: for samples; its hash is kept with the checkpoints.
         start: full parameters to start from, or None for fresh ones.
         start_name: where they came from, for errors.

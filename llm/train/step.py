@@ -41,6 +41,11 @@ class Frozen(NamedTuple):
     objective: Any
 
 
+def full_params(params: Any, frozen: Frozen) -> Any:
+    """Join trained leaves (of the state, or their average) with the untrained ones."""
+    return trees.merge(params, frozen.params) if frozen.params else params
+
+
 Metrics = dict[str, jax.Array]
 Step = Callable[[State, Frozen, Batch, jax.Array], tuple[State, Metrics]]
 

@@ -53,7 +53,9 @@ def test_losses_and_gradients_are_those_of_trl(name):
     for i in range(rl_cases.BATCHES):
         batch = rl_cases.batch(name, i)
         empty += int((batch["mask"].sum(axis=1) == 0).any())
-        x = {k: jnp.asarray(v, jnp.int32 if k == "tokens" else jnp.float32) for k, v in batch.items()}
+        x = {
+            k: jnp.asarray(v, jnp.int32 if k == "tokens" else jnp.float32) for k, v in batch.items()
+        }
         loss, grads = measure(x["logits"], x["values"], x)
         np.testing.assert_allclose(loss, golden["loss"][i], rtol=1e-5, atol=2e-6)
         for key, grad in zip(("logits", "values"), grads, strict=True):
@@ -112,7 +114,9 @@ def test_gae_whitening_and_kl_are_the_formulas():
     for bessel in (True, False):
         var = chosen.var(ddof=int(bessel))
         want = (chosen - chosen.mean()) / np.sqrt(var + 1e-8)
-        np.testing.assert_allclose(advantages.whiten(x, mask, bessel=bessel)[mask > 0], want, atol=1e-6)
+        np.testing.assert_allclose(
+            advantages.whiten(x, mask, bessel=bessel)[mask > 0], want, atol=1e-6
+        )
         kept = advantages.whiten(x, mask, shift=False, bessel=bessel)
         np.testing.assert_allclose(kept[mask > 0], want + chosen.mean(), atol=1e-6)
         assert not kept[mask == 0].any()
@@ -153,10 +157,7 @@ def test_reinforce_pp_sums_what_follows():
     mask = (np.arange(5) < np.array([5, 2, 3, 1])[:, None]).astype(float)
     made = advantages.reinforce_pp(advantages.Judged(scores, penalties, mask, (), 2))
     want = np.array(
-        [
-            [scores[b] - (penalties[b] * mask[b])[t:].sum() for t in range(5)]
-            for b in range(4)
-        ]
+        [[scores[b] - (penalties[b] * mask[b])[t:].sum() for t in range(5)] for b in range(4)]
     )
     chosen = want[mask > 0]
     want = (want - chosen.mean()) / np.sqrt(chosen.var() + 1e-8) * mask
