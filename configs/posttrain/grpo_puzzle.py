@@ -13,7 +13,7 @@ from configs import common
 
 
 def get_config():
-    config = common.on_policy(steps=120, batch_size=64, length=32)
+    config = common.on_policy(steps=120, batch_size=128, length=32)
     config.data = ConfigDict(
         {"source": "puzzles", "length": 32, "kind": "largest", "size": 4, "count": 4000}
     )

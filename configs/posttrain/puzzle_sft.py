@@ -16,11 +16,11 @@ from configs import common
 
 def get_config():
     model = common.model("tiny", vocab_size=0, max_length=64)
-    config = common.training(model, steps=300, batch_size=32, length=64)
+    config = common.training(model, steps=300, batch_size=48, length=64)
     config.data = ConfigDict(
         {"source": "puzzle_chats", "length": 64, "kind": "largest", "size": 4, "count": 4000}
     )
-    config.data.wrong = 0.6
+    config.data.wrong = 0.7
     config.objective.name = "sft"
     config.schedule.peak = 3e-3
     config.schedule.warmup_steps = 20
