@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm.core import shards, trees
+from llm.core import shards
 from llm.errors import ConfigError
 from llm.train.loop import Hook
 from llm.train.objective import Objective
