@@ -4,13 +4,10 @@
 Names point to "module:function" so that reading a config imports nothing heavy.
 """
 
-import contextlib
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm import files
+from llm import files, startup
 from llm.core import config as configs
 from llm.core import launch
 from llm.errors import ConfigError
@@ -236,53 +233,6 @@ def sources(config: Any) -> dict[str, dict[str, Any]]:
     return {name: {"weight": 1.0, **section, **dict(part)} for name, part in mixture.items()}
 
 
-def model_config(section: Mapping[str, Any], tokenizer: Any, inherited: Mapping | None) -> Any:
-    """Build the model's config: its own fields, or those of the run it starts from.
-
-    Raises:
-        ConfigError: there is nothing to inherit, or the tokenizer has more ids than the model.
-    """
-    from llm.models.config import TransformerConfig, inherit
-
-    fields = {k: section[k] for k in section}
-    if fields.get("name") == "inherit":
-        if inherited is None:
-            raise ConfigError(
-                "config.model inherits, but config.init.from is empty.",
-                "Give --config.init.from=<workdir of an earlier run>.",
-            )
-        fields = inherit(fields, inherited)
-    fields = configs.bind(TransformerConfig, fields, "model")
-    fields["vocab_size"] = fields["vocab_size"] or 64 * math.ceil(tokenizer.vocab_size / 64)
-    if fields["vocab_size"] < tokenizer.vocab_size:
-        raise ConfigError(
-            f"The tokenizer has {tokenizer.vocab_size} ids, "
-            f"config.model.vocab_size is {fields['vocab_size']}.",
-            "Use the model's own tokenizer, or set config.model.vocab_size=0 to follow it.",
-        )
-    return TransformerConfig(**fields).validate()
-
-
-def with_classes(shape: Any, splits: Mapping[str, Any]) -> Any:
-    """Give a classification head the classes of the data, where the config names none.
-
-    One class is a score, which has no name.
-
-    Raises:
-        ConfigError: the data has no classes, or others than the model.
-    """
-    if not shape.classifies or shape.n_classes == 1:
-        return shape
-    found = [rows.manifest.get("labels", []) for rows in splits.values()]
-    labels: list[str] = next((names for names in found if names), [])
-    if shape.n_classes in (0, len(labels)) and labels:
-        return dataclasses.replace(shape, n_classes=len(labels), labels=tuple(labels)).validate()
-    raise ConfigError(
-        f"config.model.n_classes={shape.n_classes}, and the held-out rows name {len(labels)}.",
-        "Use config.data.source='labels' with some validation, and config.model.n_classes=0.",
-    )
-
-
 def train(config: Any, workdir: str) -> Any:
     """Train a model: any objective on any data, from scratch or from another run."""
     check_training(config)
@@ -297,10 +247,10 @@ def train(config: Any, workdir: str) -> Any:
     with lock.hold(workdir, jax.process_index()):
         origin = config.init["from"]
         adapter = config.model.get("adapter", {}).get("name", "inherit")
-        start, base = _load_start(origin, adapter, workdir)
-        tokens = _tokenizer(config, start)
+        start, base = startup.load_start(origin, adapter, workdir)
+        tokens = startup.open_tokenizer(config, start)
         inherited = dataclasses.asdict(start.config) if start else None
-        shape = model_config(config.model, tokens, inherited)
+        shape = startup.model_config(config.model, tokens, inherited)
         length = int(config.data.length)
         if length > shape.max_length:
             raise ConfigError(
@@ -309,9 +259,9 @@ def train(config: Any, workdir: str) -> Any:
             )
         answers = config.data.source in PROMPTS
         if not answers:
-            with _first_alone():
+            with startup.first_alone():
                 feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
-            shape = with_classes(shape, splits)
+            shape = startup.with_classes(shape, splits)
         both_ways = config.objective.name in PREFIXED and shape.architecture == "decoder"
         shape = dataclasses.replace(shape, prefix_lm=both_ways)
         resolved = configs.to_dict(config)
@@ -350,63 +300,6 @@ def _report(workdir: str) -> None:
     from llm.report.run_report import run_report
 
     print(f"report: {run_report(workdir)}")
-
-
-@contextlib.contextmanager
-def _first_alone() -> Iterator[None]:
-    """Let the first process do the body's work; the others find it done."""
-    import jax
-
-    if jax.process_count() == 1:
-        yield
-        return
-    from jax.experimental import multihost_utils
-
-    if jax.process_index() > 0:
-        multihost_utils.sync_global_devices("prepared")
-    yield
-    if jax.process_index() == 0:
-        multihost_utils.sync_global_devices("prepared")
-
-
-def _tokenizer(config: Any, start: Any) -> Any:
-    """Open config.tokenizer.path; "char" makes one of the text, "" takes that of the start.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    path = config.tokenizer.path
-    if path == "char":
-        from llm.text.records import read_documents
-        from llm.tokenizers import charlevel
-
-        return charlevel.train(d["text"] for d in read_documents(config.data.path))
-    if path:
-        from llm import tokenizers
-
-        return tokenizers.load(path)
-    if start is None or start.tokenizer is None:
-        raise ConfigError(
-            "There is no tokenizer.", "Give --config.tokenizer.path=byte or a folder of one."
-        )
-    return start.tokenizer
-
-
-def _load_start(origin: str, adapter: str, workdir: str) -> tuple[Any, Any]:
-    """Open the model to start from, and say what of it need not be saved again.
-
-    New adapters begin on weights with the old ones merged in. A run that goes on begins with the
-    step of its origin that it began with.
-    """
-    if not origin:
-        return None, None
-    import llm
-    from llm.generate import bases
-
-    start = llm.load(origin, step=bases.recorded(workdir).get("step"))
-    merges = adapter != "inherit"
-    base = bases.Base.of(origin, start, merges)
-    return (start.merge() if merges else start), base
 
 
 def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:

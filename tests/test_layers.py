@@ -19,6 +19,7 @@ LEVELS = (
     ("data", "generate"),
     ("train",),
     ("corpus", "pretrain", "posttrain", "eval", "compress", "serve", "report", "plan", "label"),
+    ("startup",),
     ("main",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -293,7 +293,7 @@ class Transformer(nn.Module):
         hidden, cache, _ = self._run(tokens, *args, **inputs)
         if self.is_initializing() and self.config.pooler and not self.config.classifies:
             self._pool(hidden[:, 0])
-        if self.is_initializing() and self.config.value_head:
+        if self.is_mutable_collection("params") and self.config.value_head:
             self.value_head(hidden)
         logits = self.head(hidden)
         return logits if cache is None else (logits, cache)
