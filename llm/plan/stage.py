@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from llm.core import profile
 from llm.core import trees as named_trees
-from llm.models import costs
+from llm.models import costs, pipeline
 from llm.models.attention import WHOLE_MATRIX
 from llm.models.config import TransformerConfig
 from llm.plan import assembly, memory, model_costs, roofline, show
@@ -81,6 +81,9 @@ def plan(
         "memory": {"arguments": _rounded(held, machine), "temp": _rounded(needed, machine)},
         "source": "analytic",
     }
+    stages = pipeline.schedule(made.layout, made.config.n_layers, made.settings.microbatch)
+    if stages is not None:
+        found["pipeline"] = {**stages._asdict(), "bubble": round(stages.bubble, 4)}
     if compile:
         found.update(_compiled(config, machine, slices, objectives, found))
     found["fits"] = _fits(found)

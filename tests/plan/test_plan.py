@@ -92,6 +92,11 @@ def test_estimate_and_roofline_are_bounds():
     assert kept["mfu"] == pytest.approx(1.0)
 
 
+def test_a_pipeline_is_planned_with_its_bubble():
+    found = stage.plan(tiny(mesh={"data": 4, "stage": 2}), parse("v5e:2x4"))
+    assert found["pipeline"] == {"stages": 2, "microbatches": 4, "repeats": 1, "bubble": 0.2}
+
+
 @pytest.mark.parametrize("objective", ["clm", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_arguments_equal_those_of_the_compiled_step(objective, monkeypatch):
     # The whole --compile path, with this machine's eight CPU devices in place of described chips.
