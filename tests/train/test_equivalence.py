@@ -112,7 +112,7 @@ def on_mesh(case):
     return update(name, tuple(mesh.items()), tuple(choices.items()), microbatches)
 
 
-SLOW = ("moe-dp", "moe-cp-tp")  # what other cases cover in part
+SLOW = ("moe-dp", "moe-cp-tp", "moe-ep-fsdp-accumulated")  # what other cases cover in part
 
 
 @pytest.mark.parametrize(
