@@ -9,7 +9,7 @@ import json
 import pytest
 
 from llm.core.metrics import read_lines
-from tests.faults import runs
+from tests import runs
 
 EVERY = ("--config.train.log_every=1", "--config.checkpoint.every=0", "--config.train.steps=8")
 EVAL = ("--config.train.eval_every=4", "--config.evals.validation.batches=1")
