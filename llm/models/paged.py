@@ -171,6 +171,12 @@ def _absorb_pages(state: Running, q: Array, k: Array, v: Array, r: Request) -> R
     """Add the keys and values [B, n, K, P, H] of n pages, multiplied as they lie in memory."""
     B, T, N, H = q.shape
     n, K, P = k.shape[1:4]
+    if T >= P:  # less work then: lay out the few keys instead of the many products
+
+        def joined(x: Array) -> Array:  # [B, n, K, P, H] -> [B, n P, K, H]
+            return jnp.moveaxis(x, 2, 3).reshape(B, n * P, K, H)
+
+        return absorb(state, q, joined(k), joined(v), r)
     grouped = q.reshape(B, T, K, N // K, H)
     logits = jnp.einsum("BTKGH,BnKPH->BnKGTP", grouped, k, preferred_element_type=jnp.float32)
     logits = jnp.moveaxis(logits, 1, 4).reshape(B, K, N // K, T, n * P)

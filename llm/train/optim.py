@@ -20,6 +20,8 @@ from llm.errors import ConfigError
 
 Schedule = Callable[[Any], Any]
 
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of the quintic iteration (Jordan et al., 2024)
+
 
 class Optimizer(NamedTuple):
     """An optax transform at learning rate 1 with what the step applies around it."""
@@ -169,8 +171,10 @@ def muon(
 
     return optax.contrib.muon(
         1.0,
-        beta=beta,
+        # One triple per iteration makes optax loop over them: unrolled, they take long to compile.
+        ns_coeffs=(_NEWTON_SCHULZ,) * ns_steps,
         ns_steps=ns_steps,
+        beta=beta,
         weight_decay=weight_decay,
         weight_decay_mask=parts.decay,
         adam_b1=b1,

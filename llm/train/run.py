@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from llm.core import config as configs
-from llm.core import console, logs, metrics, profile, sharding, shards, signals, trees, watchdog
+from llm.core import console, heap, logs, metrics, profile, sharding, shards, signals, trees, watchdog
 from llm.core.sharding_report import sharding_report
 from llm.data import feed
 from llm.errors import NonFiniteError, Preempted
@@ -46,6 +46,8 @@ def train(config: Any, workdir: str, inputs: Inputs) -> State:
     )
     check_batch(settings, layout.mesh)
     first = jax.process_index() == 0
+    if jax.default_backend() == "cpu":
+        heap.keep_freed()
     with (
         logs.record(workdir, jax.process_index()) as journal,
         sharding.use_layout(layout),
