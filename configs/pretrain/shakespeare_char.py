@@ -23,7 +23,7 @@ def get_config():
         max_length=64,
         qk_norm="head",
         tied_embeddings=False,
-        attention="dot_product",
+        scan_layers=False,
     )
     config = common.training(model, steps=260, batch_size=16, length=64)
     config.tokenizer.path = "char"

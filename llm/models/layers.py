@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from llm.core.sharding import shard
 from llm.models import lora, quant, zigzag
 from llm.models.config import TransformerConfig
+from llm.models.products import contract
 
 Array = jax.Array
 
@@ -154,8 +155,8 @@ def _contract(inputs: str, x: Array, kernel: Array) -> Array:
     # Not einsum: that contracts in alphabetic order, and "NHD" would be transposed at every use.
     left, right = inputs.split(",")
     shared = [letter for letter in right if letter in left]
-    places = [left.index(c) for c in shared], [right.index(c) for c in shared]
-    return jax.lax.dot_general(x, kernel, (places, ((), ())))
+    places = tuple(left.index(c) for c in shared), tuple(right.index(c) for c in shared)
+    return contract(x, kernel, places)
 
 
 def _bias_axis(letter: str) -> str | None:
@@ -240,12 +241,8 @@ class Embed(nn.Module):
     def attend(self, x: Array) -> Array:  # [B, T, D] -> [B, T, V] float32
         """Score every token by the inner product with its embedding."""
         dtype = jnp.dtype(self.config.dtype)
-        return jnp.einsum(
-            "BTD,VD->BTV",
-            x.astype(dtype),
-            self.embedding.astype(dtype),
-            preferred_element_type=jnp.float32,
-        )
+        table = self.embedding.astype(dtype)
+        return contract(x.astype(dtype), table, ((2,), (1,)), jnp.dtype(jnp.float32))
 
 
 def fold(keys: Array, data: Any) -> Array:

@@ -26,6 +26,7 @@ from llm.models.layers import INITIALISERS, Dense, Embed, Norm, dropout, fold, p
 from llm.models.mlp import ACTIVATIONS
 from llm.models.paged import PagedCache, Place
 from llm.models.positions import rope_tables
+from llm.models.products import contract
 
 Array = jax.Array
 Aux = dict[str, tuple[Array, Array]]  # name -> (sum, weight)
@@ -187,12 +188,8 @@ class Head(nn.Module):
             init = INITIALISERS[c.init](c, "in", c.d_model)
             shape = (c.d_model, c.vocab_size)
             kernel = param(self, "kernel", init, shape, ("embed", "vocab"))
-            logits = jnp.einsum(
-                "BTD,DV->BTV",
-                x.astype(dtype),
-                kernel.astype(dtype),
-                preferred_element_type=jnp.float32,
-            )
+            float32 = jnp.dtype(jnp.float32)
+            logits = contract(x.astype(dtype), kernel.astype(dtype), ((2,), (0,)), float32)
         if c.logit_scale != 1.0:
             logits = logits * c.logit_scale
         if c.head_bias:

@@ -82,7 +82,10 @@ def fresh_parameters(model: Any, bones: Skeleton, layout: sharding.Layout, seed:
     def draw(key: jax.Array) -> Any:
         return sharding.unbox(model.init(key, tokens)["params"])
 
-    return jax.jit(draw, out_shardings=bones.shardings)(jax.random.key(seed))
+    # It runs once: on a CPU optimising the program takes longer than running it as it is.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    made = jax.jit(draw, out_shardings=bones.shardings, compiler_options=options)
+    return made(jax.random.key(seed))
 
 
 def check_like(params: Any, bones: Skeleton, source: str) -> None:
