@@ -9,9 +9,10 @@ PYTHON:   the interpreter of an environment with torch and transformers, or with
 
 Prints one line per figure: the median of the runs and their lowest and highest. Compilation, or a
 first run elsewhere, is not counted. Greedy; stop tokens are ignored, so that all texts are equally
-long. "guesses" are tokens looked up in the text itself: the text is the same without them.
+long. llama.cpp's 16 streams are one batch of 16 sequences, as its server would make of 16 clients.
+"guesses" are tokens looked up in the text itself: the text is the same without them.
 --identity compares the texts of that many prompts, each alone without guesses and shared pages,
-with those of all at once with both, and measures nothing else.
+with those made in other ways (see WAYS), and measures nothing else.
 """
 
 import argparse
@@ -63,21 +64,47 @@ print(json.dumps(out))
 """
 
 LLAMA = """
-import json, sys, time, llama_cpp
+import json, sys, time, llama_cpp as lib, numpy as np
 path, ids, long, tokens, runs = sys.argv[1], *map(json.loads, sys.argv[2:])
-model = llama_cpp.Llama(path, n_ctx=2048, n_batch=1024, n_threads=2, verbose=False)
-def generate(prompt):
-    model.reset(); model.eval(prompt)
-    for _ in range(tokens - 1):
-        model.eval([model.sample(temp=0.0)])
-    model.sample(temp=0.0)
-out = {"one stream": [], "prompt": []}
-generate(ids[0])
+settings = lib.llama_context_default_params()
+settings.n_ctx, settings.n_batch, settings.n_seq_max = 16 * 1280, 2048, 16
+settings.n_threads = settings.n_threads_batch = 2
+silent = lib.llama_log_callback(lambda *_: None)
+lib.llama_log_set(silent, None)
+lib.llama_backend_init()
+model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+context = lib.llama_init_from_model(model, settings)
+size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+batch = lib.llama_batch_init(2048, 0, 1)
+def step(entries):  # (token, position, sequence, whether its logits are wanted)
+    batch.n_tokens = len(entries)
+    for i, (token, position, sequence, wanted) in enumerate(entries):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, position, wanted
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+    assert lib.llama_decode(context, batch) == 0
+    wanted = [i for i, entry in enumerate(entries) if entry[3]]
+    rows = (lib.llama_get_logits_ith(context, i) for i in wanted)
+    return [int(np.ctypeslib.as_array(row, shape=(size,)).argmax()) for row in rows]
+def generate(prompts):
+    lib.llama_memory_clear(lib.llama_get_memory(context), True)
+    ends = [(s, i, t, len(p)) for s, p in enumerate(prompts) for i, t in enumerate(p)]
+    last = step([(token, i, s, i == length - 1) for s, i, token, length in ends])
+    for made in range(tokens - 1):
+        last = step([(t, len(p) + made, s, True) for s, (t, p) in enumerate(zip(last, prompts))])
+def timed(count, run):
+    started = time.perf_counter(); run()
+    return count / (time.perf_counter() - started)
+def several(run, count):
+    return [ids[(run + row) % len(ids)] for row in range(count)]
+def read():
+    lib.llama_memory_clear(lib.llama_get_memory(context), True)
+    step([(t, i, 0, i == len(long) - 1) for i, t in enumerate(long)])
+out = {"one stream": [], "16 streams": [], "prompt": []}
+generate(ids[:1]), generate(several(0, 16)), read()
 for run in range(runs):
-    started = time.perf_counter(); generate(ids[run % len(ids)])
-    out["one stream"].append(tokens / (time.perf_counter() - started))
-    model.reset(); started = time.perf_counter(); model.eval(long)
-    out["prompt"].append(len(long) / (time.perf_counter() - started))
+    out["one stream"].append(timed(tokens, lambda: generate(several(run, 1))))
+    out["16 streams"].append(timed(16 * tokens, lambda: generate(several(run, 16))))
+    out["prompt"].append(timed(len(long), read))
 print(json.dumps(out))
 """
 
@@ -146,24 +173,44 @@ def ours(lm: Any, ids: list[tuple[int, ...]], long: list[int], options: Any) -> 
     return found
 
 
+# name -> (texts at a time, options): what may not change a text
+WAYS = {
+    "alone, guesses and shared pages": (1, Options()),
+    "16 at a time, neither": (16, Options(guess=False, share=False)),
+    "16 at a time, guesses": (16, Options(share=False)),
+    "16 at a time, shared pages": (16, Options(guess=False)),
+    "16 at a time, both": (16, Options()),
+}
+
+
 def identity(lm: Any, count: int, tokens: int) -> None:
     """Print how many texts change in company, and by how much their log-probabilities differ."""
-    long = " ".join(PROMPTS * 2)  # shared by every second prompt, more than a page
+    long = " ".join(PROMPTS * 4)  # shared by every second prompt: read in several pieces
     texts = [f"{long if i % 2 else ''}{PROMPTS[i % 8]} {i}" for i in range(count)]
     requests = [Request(tuple(lm.encode_prompt(text)), tokens) for text in texts]
     plain = lm.engine(Options(guess=False, share=False))
     alone = [plain.complete([request])[0] for request in requests]
-    together = lm.engine().complete(requests)
+    longest = max(len(request.tokens) for request in requests)
+    print(f"{count} prompts of up to {longest} tokens, {tokens} tokens each, beside each alone")
+    for name, (at_once, options) in WAYS.items():
+        engine = lm.engine(options)
+        made: list[Any] = []
+        for start in range(0, count, at_once):
+            made += engine.complete(requests[start : start + at_once])
+        _differences(name, alone, made)
+
+
+def _differences(name: str, wanted: list[Any], got: list[Any]) -> None:
+    """Print the texts that differ, with the gap where they part, and the largest other gap."""
     flips, gaps = 0, [0.0]
-    for one, other in zip(alone, together, strict=True):
+    for one, other in zip(wanted, got, strict=True):
         pairs = list(zip(one.tokens, other.tokens, one.logprobs, other.logprobs, strict=False))
         first = next((i for i, (a, b, _, _) in enumerate(pairs) if a != b), None)
         if first is not None:
             flips += 1
-            print(f"a text changes at token {first}: gap {abs(pairs[first][2] - pairs[first][3])}")
+            print(f"  parts at token {first}: gap {abs(pairs[first][2] - pairs[first][3])}")
         gaps += [abs(p - q) for _, _, p, q in pairs[:first]]
-    print(f"{count} texts of {tokens} tokens alone and 16 at a time: {flips} differ")
-    print(f"largest difference of a log-probability before that: {max(gaps)}")
+    print(f"{name}: {flips} texts differ; log-probabilities by at most {max(gaps)}", flush=True)
 
 
 def peer(python: str, program: str, arguments: list[Any]) -> dict[str, Any]:
@@ -177,7 +224,9 @@ def peer(python: str, program: str, arguments: list[Any]) -> dict[str, Any]:
 
 def compare(name: str, mine: dict[str, float], theirs: dict[str, Any]) -> None:
     """Print a peer's figures and how ours stand to them."""
-    for what in ("one stream", "prompt"):
+    for what in ("one stream", "16 streams", "prompt"):
+        if what not in theirs:
+            continue
         rate = show(f"{name}: {what}", theirs[what])
         print(f"    jax-llm / {name}: {mine[what] / rate:.2f}")
         if what == "one stream":

@@ -40,9 +40,12 @@ class Run(NamedTuple):
 
 
 def environment(started: float) -> dict[str, str]:
-    """Return this environment without a compilation cache, with the moment of the start."""
+    """Return this environment without a compilation cache, with the moment of the start.
+
+    JAX is told that there is only a CPU, so that an installed libtpu is not searched for a TPU.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    return {**kept, "STARTED": str(started)}
+    return {**kept, "STARTED": str(started), "JAX_PLATFORMS": "cpu"}
 
 
 def peer(python: str, text: str, seed: int) -> Run:
@@ -121,12 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", required=True, help="the tiny Shakespeare file")
     parser.add_argument("--peer-python", required=True, help="an interpreter with PyTorch")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--target", type=float, default=1.88)
     parser.add_argument("--longer", type=int, default=0, help="also run ours for so many steps")
     parser.add_argument("--plot", default="")
     options = parser.parse_args(argv)
     sides: dict[str, list[Run]] = {"nanoGPT's CPU recipe": [], "jax-llm": []}
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         sides["nanoGPT's CPU recipe"].append(peer(options.peer_python, options.text, seed))
         sides["jax-llm"].append(ours(options.text, seed))
         print(*(describe(name, runs[-1:]) for name, runs in sides.items()), sep="\n", flush=True)
