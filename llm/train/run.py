@@ -10,7 +10,18 @@ import jax
 import numpy as np
 
 from llm.core import config as configs
-from llm.core import console, heap, logs, metrics, profile, sharding, shards, signals, trees, watchdog
+from llm.core import (
+    console,
+    heap,
+    logs,
+    metrics,
+    profile,
+    sharding,
+    shards,
+    signals,
+    trees,
+    watchdog,
+)
 from llm.core.sharding_report import sharding_report
 from llm.data import feed
 from llm.errors import NonFiniteError, Preempted
