@@ -46,8 +46,9 @@ LENGTH = 1024  # tokens of the long prompt
 
 TRANSFORMERS = """
 import json, sys, time, torch, transformers
-folder, ids, long, tokens, runs = sys.argv[1], *map(json.loads, sys.argv[2:])
-model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+folder, dtype, ids, long, tokens, runs = *sys.argv[1:3], *map(json.loads, sys.argv[3:])
+kind = getattr(torch, dtype)
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval()
 def generate(prompt):
     return model.generate(torch.tensor([prompt]), max_new_tokens=tokens, min_new_tokens=tokens,
                           do_sample=False, attention_mask=torch.ones(1, len(prompt)))
@@ -115,6 +116,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", help="of ours and of transformers")
     parser.add_argument("--transformers", default="", help="a Python that has transformers")
     parser.add_argument("--llama", default="", help="a Python that has llama_cpp")
     parser.add_argument("--identity", type=int, default=0, help="prompts to compare, instead")
@@ -236,7 +238,7 @@ def compare(name: str, mine: dict[str, float], theirs: dict[str, Any]) -> None:
 def main(argv: list[str]) -> None:
     """Measure and compare."""
     options = parse(argv)
-    lm = llm.load(options.model)
+    lm = llm.load(options.model, dtype=options.dtype)
     if options.identity:
         identity(lm, options.identity, options.tokens)
         return
@@ -248,7 +250,8 @@ def main(argv: list[str]) -> None:
     if options.transformers:
         with tempfile.TemporaryDirectory() as folder:
             lm.save(Path(folder) / "model", format="hf")
-            theirs = peer(options.transformers, TRANSFORMERS, [f"{folder}/model", *rest])
+            given = [f"{folder}/model", options.dtype, *rest]
+            theirs = peer(options.transformers, TRANSFORMERS, given)
         compare("transformers", mine, theirs)
         same = [
             done.tokens == text
