@@ -96,20 +96,15 @@ def xla(q: Array, k: Array, v: Array, r: Request) -> Array:
     """Attend with the whole matrix in memory and a float32 softmax; the reference backend."""
     logits = masked_logits(q, k, r)
     top = jnp.max(logits, axis=-1, keepdims=True)
-    alive = top > MASKED / 2  # rows that see a key
     if r.sinks is not None:
         top = jnp.maximum(top, _sink_logits(r, k.shape[2]))
     top = jax.lax.stop_gradient(top)
-    weights = jnp.exp(logits - top)
+    weights = jnp.where(logits > MASKED / 2, jnp.exp(logits - top), 0.0)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     if r.sinks is not None:
         total = total + jnp.exp(_sink_logits(r, k.shape[2]) - top)
-    out = jnp.einsum(
-        "BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
-    # Divided after the sum: H numbers a query instead of S
-    out = jnp.where(alive, out / total, 0.0).astype(v.dtype)
-    return jnp.moveaxis(out, 3, 1).reshape(q.shape)
+    probabilities = (weights / jnp.maximum(total, 1e-30)).astype(v.dtype)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", probabilities, v).reshape(q.shape)
 
 
 def dot_product(q: Array, k: Array, v: Array, r: Request) -> Array:
