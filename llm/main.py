@@ -103,6 +103,11 @@ def serve(config: Any, workdir: str) -> Any:
     return _stage("llm.serve.stage", config, workdir)
 
 
+def feedback(config: Any, workdir: str) -> Any:
+    """Make data with a model: best of n, judged pairs, revisions, refusals."""
+    return _stage("llm.posttrain.feedback", config, workdir)
+
+
 def label(config: Any, workdir: str) -> Any:
     """Let people say which answer is better."""
     return _stage("llm.label.stage", config, workdir)

@@ -33,7 +33,17 @@ def load(path, monkeypatch):
 
 
 def test_all_stages_have_a_tiny_config():
-    stages = ("corpus", "tokenizer", "pretrain", "posttrain", "eval", "compress", "serve", "label")
+    stages = (
+        "corpus",
+        "tokenizer",
+        "pretrain",
+        "posttrain",
+        "eval",
+        "compress",
+        "serve",
+        "feedback",
+        "label",
+    )
     for stage in stages:
         assert f"configs/{stage}/tiny.py" in SHIPPED
         assert (ROOT / "scripts" / f"{stage}.py").exists() and hasattr(main, stage)

@@ -15,7 +15,7 @@ import pytest
 from llm.core.redact import redact
 from llm.corpus import docstrings, filters, html
 from llm.eval import exact_match
-from llm.text import functions, normalize, pii
+from llm.text import functions, normalize, pii, refusals
 from llm.tokenizers import base, chat, template
 
 # These need a file made beforehand, and compute with hashes of words and bytes: no patterns.
@@ -76,6 +76,7 @@ def _detector(name: str) -> Callable[[str], object]:
 
 
 RULES: dict[str, Callable[[], Callable[[str], object]]] = {
+    "refusals": lambda: refusals.is_refusal,
     **{f"pii {name}": functools.partial(_detector, name) for name in pii.DETECTORS},
     **{
         f"filter {name}": functools.partial(_filter, name)

@@ -8,7 +8,7 @@ Reads {"prompt", "answers": ["…", "…"]} (two to four; an answer may be {"tex
 preference pairs, and writes runs/labels/preferences.jsonl, which post-training reads. Stop and
 start again at any time; docs/feedback.md lists the keys.
 
-Hardware: any with a browser. A person decides on about 150 short pairs an hour.
+Hardware: any with a browser. Expect summary.json with the median time and the agreement.
 """
 
 from ml_collections import ConfigDict

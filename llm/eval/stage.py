@@ -19,6 +19,8 @@ KINDS = {
     "which_function": "llm.eval.multiple_choice:evaluate_functions",
     "exact_match": "llm.eval.exact_match:evaluate",
     "samples": "llm.eval.samples:evaluate",
+    "refusals": "llm.eval.refusals:evaluate",
+    "win_rate": "llm.eval.win_rate:evaluate",
     "kneser_ney": "llm.eval.baseline:evaluate",
 }
 
