@@ -74,6 +74,16 @@ def test_greedy_texts_equal_transformers(lm):
     assert not flips
 
 
+def best_tokens(lm):
+    """Return the likeliest successor at every place of the prompts and their greedy answers."""
+    found = []
+    for case in GOLDEN["prompts"]:
+        ids = case["ids"] + case["greedy"]
+        padded = ids + [0] * (-len(ids) % 128)  # few lengths, few programs; what follows is unseen
+        found.append(np.asarray(lm.logits([padded]))[0, : len(ids)].argmax(-1))
+    return np.concatenate(found)
+
+
 def test_exported_files_give_the_same_model(lm, tmp_path):
     ids = [GOLDEN["passage_ids"]]
     logits = np.asarray(lm.logits(ids))
@@ -85,5 +95,5 @@ def test_exported_files_give_the_same_model(lm, tmp_path):
     )
     (tmp_path / "f32.gguf").unlink()
     lm.save(tmp_path / "q8.gguf", format="gguf", kind="Q8_0")
-    smaller = np.asarray(llm.load(tmp_path / "q8.gguf").logits(ids))
-    assert np.mean(smaller.argmax(-1) == logits.argmax(-1)) >= 0.98
+    smaller = llm.load(tmp_path / "q8.gguf")
+    assert np.mean(best_tokens(smaller) == best_tokens(lm)) >= 0.98
