@@ -2,6 +2,7 @@
 """Progress on a terminal: lines that stay above a bar that moves; plain lines elsewhere."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -28,6 +29,14 @@ class Screen(NamedTuple):
     bar: Callable[[int], None]
 
 
+def watched(console: Console) -> bool:
+    """Tell whether a person watches a terminal on which lines can move.
+
+    A notebook's `!command` is told that it has one, but every line it draws stays.
+    """
+    return console.is_terminal and "JPY_PARENT_PID" not in os.environ
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -39,7 +48,7 @@ def progress(total: int, enabled: bool = True) -> Iterator[Screen]:
         yield Screen(lambda line: None, lambda done: None)
         return
     console = Console()
-    if not console.is_terminal:
+    if not watched(console):
         yield Screen(_say, lambda done: None)
         return
     columns = (

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llm import errors, files
+from llm.core.console import watched
 
 Task = dict[str, Any]
 Result = dict[str, Any]
@@ -66,7 +67,8 @@ def run(
         TextColumn("{task.completed}/{task.total} shards {task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    still = not watched(console or Console())
+    with Progress(*columns, console=console, transient=True, disable=still) as progress:
         line = progress.add_task(label, total=len(tasks), completed=len(results), speed="")
         for index, result in _results(function, todo, folder, workers):
             results[index] = result
