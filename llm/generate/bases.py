@@ -64,8 +64,9 @@ class Base(NamedTuple):
 
 def recorded(workdir: Any) -> dict[str, Any]:
     """Return the base that a run's newest checkpoint names; {} where there is none."""
+    directory = files.path(workdir) / "checkpoints"
     try:
-        extra = checkpoint.restore(workdir, entries=()).extra
+        extra = checkpoint.restore(directory, entries=()).extra
     except StorageError:  # no checkpoint, or none that is sound: whoever resumes will say which
         return {}
     return extra.get(RECORD) or {}
