@@ -407,4 +407,7 @@ def from_dict(fields: dict[str, Any]) -> TransformerConfig:
     labels = fields.get("labels", ())
     if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
         raise ConfigError("model.labels is no list of names.", "Restore the config.json.")
+    kinds = {field.name: field.type for field in dataclasses.fields(TransformerConfig)}
+    # A whole number is a good float, but arrays take it for an int32, which it may not fit.
+    fields = {key: float(x) if kinds[key] is float else x for key, x in fields.items()}
     return TransformerConfig(**fields).validate()
