@@ -8,8 +8,8 @@ SmolLM2-135M-Instruct)
 Prints how many of the 50 greedy texts of smollm2.json the F32 file repeats. Then, per set of
 texts, on how many tokens the likeliest successor is that of the F32 file: with our Q8_0 file, and
 with what llama.cpp itself makes of the F32 file. llama.cpp runs both, and rounds activations to
-8 bits wherever weights have 8. Sets: the 50 prompts with their greedy answers, Python's help
-topics, source text of the standard library, and the files named.
+8 bits wherever weights have 8. Sets: the 50 prompts with their greedy answers, these answers
+alone, Python's help topics, source text of the standard library, and the files named.
 """
 
 import inspect
@@ -27,6 +27,8 @@ GOLDEN = json.loads(Path(__file__).with_name("smollm2.json").read_text())
 STOP = 2
 LENGTH = 512
 TOKENS = 8 * LENGTH  # per set
+
+Sets = dict[str, list[tuple[list[int], int]]]  # windows of tokens, and the first place that counts
 
 
 def open_model(path: str) -> llama_cpp.Llama:
@@ -80,7 +82,7 @@ def repeated(model: llama_cpp.Llama) -> int:
     return same
 
 
-def windows(model: llama_cpp.Llama, paths: list[str]) -> dict[str, list[list[int]]]:
+def windows(model: llama_cpp.Llama, paths: list[str]) -> Sets:
     """Return the sets of texts as tokens, cut into windows that the context holds."""
     help_topics = "\n".join(topics.topics[name] for name in sorted(topics.topics))
     texts = {
@@ -88,23 +90,24 @@ def windows(model: llama_cpp.Llama, paths: list[str]) -> dict[str, list[list[int
         "source text": "\n".join(inspect.getsource(m) for m in (inspect, json, tempfile)),
         **{Path(path).name: Path(path).read_text(encoding="utf-8") for path in paths},
     }
-    found = {"greedy texts": [case["ids"] + case["greedy"] for case in GOLDEN["prompts"]]}
+    whole = [(case["ids"] + case["greedy"], len(case["ids"]) - 1) for case in GOLDEN["prompts"]]
+    found = {"greedy texts": [(ids, 0) for ids, _ in whole], "their answers": whole}
     for name, text in texts.items():
         ids = model.tokenize(text[: 16 * TOKENS].encode(), add_bos=False)[:TOKENS]
-        found[name] = [ids[start : start + LENGTH] for start in range(0, len(ids), LENGTH)]
+        found[name] = [(ids[start : start + LENGTH], 0) for start in range(0, len(ids), LENGTH)]
     return found
 
 
-def best_tokens(path: str, sets: dict[str, list[list[int]]]) -> dict[str, np.ndarray]:
-    """Return the most likely next token at every place of every set."""
+def best_tokens(path: str, sets: Sets) -> dict[str, np.ndarray]:
+    """Return the most likely next token at every place of every set that counts."""
     model = open_model(path)
 
-    def best(ids: list[int]) -> np.ndarray:
+    def best(ids: list[int], first: int) -> np.ndarray:
         model.reset()
         model.eval(ids)
-        return model.scores[: len(ids)].argmax(-1)
+        return model.scores[first : len(ids)].argmax(-1)
 
-    return {name: np.concatenate([best(ids) for ids in parts]) for name, parts in sets.items()}
+    return {name: np.concatenate([best(*part) for part in parts]) for name, parts in sets.items()}
 
 
 def main(full: str, small: str, *texts: str) -> None:
@@ -119,7 +122,7 @@ def main(full: str, small: str, *texts: str) -> None:
     heads = ("tokens", "our Q8_0", "llama.cpp", "± 1 s.e.")
     print(f"{'agreement with F32, %':24}" + "".join(f"{head:>11}" for head in heads))
     for name in [*sets, "all"]:
-        pick = list(sets) if name == "all" else [name]
+        pick = [key for key in sets if key != "their answers"] if name == "all" else [name]
         right = np.concatenate([wanted[key] for key in pick])
         shares = [
             100 * np.mean(np.concatenate([found[key] for key in pick]) == right)
