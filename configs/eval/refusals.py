@@ -6,8 +6,8 @@
 
 Add {"kind": "win_rate", "others": (…), "path": …} to compare models by a judge or known answers.
 
-Hardware: any; the cost is that of 96 short answers. Expect a refusal rate near 0 of a model that was
-never tuned to decline.
+Hardware: any; the cost is that of 96 short answers. Expect a refusal rate near 0 of a model that
+was never tuned to decline.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
     python scripts/feedback.py --config=configs/feedback/revise.py --config.model=runs/sft \\
         --config.path=prompts.jsonl --workdir=runs/revise
 
-Hardware: any; the cost is that of three answers a prompt. Expect nearly every answer to change; what
-a small model calls a revision is often no better, so read some before you train on them.
+Hardware: any; the cost is that of three answers a prompt. Expect nearly every answer to change;
+what a small model calls a revision is often no better, so read some before you train on them.
 """
 
 from ml_collections import ConfigDict
