@@ -56,7 +56,10 @@ def get_config() -> ConfigDict:
         }
     )
     config.split = ConfigDict({"validation": 0.02, "by_group": True})
-    config.engine = ConfigDict({"workers": 2, "shard_bytes": 8_000_000})
+    # name="beam" runs the same functions by Apache Beam, with the options of its pipeline.
+    config.engine = ConfigDict(
+        {"name": "local", "workers": 2, "shard_bytes": 8_000_000, "options": ()}
+    )
     # Known defects are planted, measured and removed again; kinds=() plants none. The kind "span"
     # tells something only with repeats.words.
     config.inject = ConfigDict({"kinds": ("exact", "near", "email", "mojibake"), "rate": 0.02})

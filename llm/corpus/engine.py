@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one function over shards in a pool of processes, restartable at any moment.
+"""Run one function over shards, in processes or by Beam, restartable at any moment.
 
 A task is a JSON-able dict with "index" and "fingerprint". Its function writes output files
 atomically and returns a JSON-able result; the engine writes the result last, as the task's
@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -33,7 +33,7 @@ def run(
     tasks: list[Task],
     folder: Path,
     *,
-    workers: int,
+    engine: Mapping[str, Any],
     label: str,
     console: Console,
 ) -> list[Result]:
@@ -43,7 +43,7 @@ def run(
         function: takes a task, returns {"files": [{"file", "sha"}…], "documents", "bytes", …}.
         tasks: one per shard; "fingerprint" covers all that the result depends on.
         folder: where manifests and the files they name lie.
-        workers: processes; 1 runs in this process.
+        engine: the config's section: name, workers (1 runs in this process), options.
         label: shown in the progress line.
         console: where progress goes.
 
@@ -70,7 +70,7 @@ def run(
     still = not watched(console or Console())
     with Progress(*columns, console=console, transient=True, disable=still) as progress:
         line = progress.add_task(label, total=len(tasks), completed=len(results), speed="")
-        for index, result in _results(function, todo, folder, workers):
+        for index, result in _results(function, todo, folder, engine):
             results[index] = result
             count, size = count + result["documents"], size + result["bytes"]
             seconds = max(time.perf_counter() - start, 1e-9)
@@ -109,11 +109,21 @@ def clean_temporary(folder: Path) -> None:
 
 
 def _results(
+    function: str, todo: list[Task], folder: Path, engine: Mapping[str, Any]
+) -> Iterator[tuple[int, Result]]:
+    if engine["name"] == "beam":
+        from llm.corpus import beam
+
+        return beam.results(function, todo, folder, engine["options"]) if todo else iter(())
+    return _pool(function, todo, folder, engine["workers"])
+
+
+def _pool(
     function: str, todo: list[Task], folder: Path, workers: int
 ) -> Iterator[tuple[int, Result]]:
     if workers <= 1 or len(todo) <= 1:
         for task in todo:
-            yield task["index"], _unwrap(_work(function, task, str(folder)))
+            yield task["index"], unwrap(work(function, task, str(folder)))
         return
     context = multiprocessing.get_context("spawn")  # fork with threads can deadlock
     pool = ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_watch_parent)
@@ -123,13 +133,13 @@ def _results(
         while True:
             # Few tasks ahead of the workers, so that an error stops the run at once.
             for task in queue:
-                waiting[pool.submit(_work, function, task, str(folder))] = task["index"]
+                waiting[pool.submit(work, function, task, str(folder))] = task["index"]
                 if len(waiting) >= 2 * workers:
                     break
             if not waiting:
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                yield waiting.pop(future), _unwrap(future.result())
+                yield waiting.pop(future), unwrap(future.result())
     except BrokenProcessPool as error:
         raise errors.PeerError(
             "A corpus worker process was killed, often for want of memory.",
@@ -140,7 +150,7 @@ def _results(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _work(function: str, task: Task, folder: str) -> dict[str, Any]:
+def work(function: str, task: Task, folder: str) -> dict[str, Any]:
     """Run one task in a worker and store its manifest; user errors travel as data."""
     module, name = function.split(":")
     try:
@@ -155,7 +165,8 @@ def _work(function: str, task: Task, folder: str) -> dict[str, Any]:
     return {"result": result}
 
 
-def _unwrap(answer: dict[str, Any]) -> Result:
+def unwrap(answer: dict[str, Any]) -> Result:
+    """Return what `work` answered, or raise the error that it met."""
     if "error" in answer:
         kind, problem, fix = answer["error"]
         raise getattr(errors, kind)(problem, fix)

@@ -25,6 +25,7 @@ class Corpus(NamedTuple):
     Documents of earlier corpora follow those of this one, in shards of their own.
     """
 
+    places: list[tuple[Path, int]]  # folder and number of each shard
     columns: dict[str, np.ndarray]
     starts: np.ndarray  # first document of each shard, [shards + 1]
     shingles: list[np.ndarray]
@@ -43,6 +44,15 @@ class Corpus(NamedTuple):
         shard = int(np.searchsorted(self.starts, document, side="right")) - 1
         low, high = self.columns["low"][document], self.columns["high"][document]
         return self.shingles[shard][low:high]
+
+    def jaccard(self, left: int, right: int) -> float:
+        """Return the exact Jaccard similarity of two documents' shingles."""
+        return minhash.jaccard(self.shingles_of(left), self.shingles_of(right))
+
+    def text_keys(self, documents: np.ndarray) -> np.ndarray:
+        """Return a key of each document's text, equal for exact copies."""
+        halves = self.columns["exact"][documents]
+        return halves[:, 0] ^ mix(halves[:, 1])
 
     def band(self, number: int, part: int = 0, parts: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and documents of one band, or of one part of its keys."""
@@ -68,7 +78,17 @@ class Selection(NamedTuple):
 
 
 Portion = tuple[np.ndarray, np.ndarray, np.ndarray]  # left, right, whether they are near copies
-Search = Callable[[Corpus, np.ndarray, np.ndarray, cluster.Similar], Iterator[Portion]]
+
+
+class Search(NamedTuple):
+    """How an engine finds copies among documents; the results of all engines are the same.
+
+    equal: (corpus, rank, alive) -> (kept, its exact copy).
+    near: (corpus, rank, alive, similar) -> portions of compared pairs.
+    """
+
+    equal: Callable[..., tuple[np.ndarray, np.ndarray]]
+    near: Callable[..., Iterator[Portion]]
 
 
 def load(folder: Path, shards: int, earlier: Sequence[tuple[Path, int, np.ndarray]] = ()) -> Corpus:
@@ -79,12 +99,20 @@ def load(folder: Path, shards: int, earlier: Sequence[tuple[Path, int, np.ndarra
         shards: how many there are.
         earlier: folder, shards and kept documents (bool) of corpora to compare with.
     """
+    places = [(folder, index) for index in range(shards)]
+    places += [(old, index) for old, number, _ in earlier for index in range(number)]
+    corpus = open_shards(places)
+    count = int(corpus.starts[shards])
+    old = np.concatenate([np.zeros(count, bool), *(kept for _, _, kept in earlier)])
+    return corpus._replace(own_shards=shards, earlier=old)
+
+
+def open_shards(places: Sequence[tuple[Path, int]]) -> Corpus:
+    """Open shards as one corpus."""
     parts: list[dict[str, np.ndarray]] = []
     shingles: list[np.ndarray] = []
     bands: list[np.ndarray] = []
     runs: dict[str, list[units.Units]] = {}
-    places = [(folder, index) for index in range(shards)]
-    places += [(old, index) for old, number, _ in earlier for index in range(number)]
     for place, index in places:
         with np.load(place / ARRAYS.format(index)) as stored:
             part = {name: stored[name] for name in stored.files}
@@ -109,8 +137,8 @@ def load(folder: Path, shards: int, earlier: Sequence[tuple[Path, int, np.ndarra
     filled = [part for part in parts if len(part["size"])] or parts[:1]
     columns = {name: np.concatenate([part[name] for part in filled]) for name in COLUMNS}
     starts = np.cumsum([0, *(len(part["size"]) for part in parts)])
-    old = np.concatenate([np.zeros(starts[shards], bool), *(kept for _, _, kept in earlier)])
-    return Corpus(columns, starts, shingles, bands, runs, shards, old)
+    none = np.zeros(starts[-1], bool)
+    return Corpus(list(places), columns, starts, shingles, bands, runs, len(parts), none)
 
 
 def _open(place: Path) -> np.ndarray:
@@ -125,10 +153,16 @@ def own(corpus: Corpus) -> Corpus:
     return corpus._replace(columns=columns, starts=corpus.starts[: corpus.own_shards + 1])
 
 
-def near_pairs(
-    corpus: Corpus, rank: np.ndarray, alive: np.ndarray, similar: cluster.Similar
+def _equal(corpus: Corpus, rank: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    living = np.flatnonzero(alive)
+    left, right = cluster.equal_edges(corpus.text_keys(living), rank[living])
+    return living[left], living[right]
+
+
+def _near(
+    corpus: Corpus, rank: np.ndarray, alive: np.ndarray, similar: "Similar"
 ) -> Iterator[Portion]:
-    """Compare documents that share a band, band by band; this is the search of the local engine."""
+    """Compare documents that share a band, band by band."""
     parts = max(1, -(-len(rank) // KEYS))
     for band in range(max((len(stored) for stored in corpus.bands), default=0)):
         for part in range(parts):
@@ -137,6 +171,9 @@ def near_pairs(
             keys, documents = keys[living], documents[living]
             members, bucket = cluster.buckets(keys, rank[documents])
             yield cluster.compare(documents[members], bucket, similar)
+
+
+LOCAL = Search(_equal, _near)
 
 
 def select(
@@ -152,7 +189,7 @@ def select(
     validation: float = 0.02,
     by_group: bool = True,
     seed: int = 0,
-    search: Search = near_pairs,
+    search: Search = LOCAL,
 ) -> Selection:
     """Choose the documents to keep and their splits.
 
@@ -170,7 +207,7 @@ def select(
         validation: share of bytes for the validation split.
         by_group: documents of one group (for pydocs: one module) join the same split.
         seed: orders the components for the split.
-        search: finds near copies; see `near_pairs`.
+        search: the engine's.
     """
     columns, count = corpus.columns, corpus.documents
     rank = _rank(corpus, keep)
@@ -181,16 +218,14 @@ def select(
     real = ~columns["planted"]  # planted documents tie no others together
     stats: dict[str, Any] = {"candidates": 0, "verified": 0}
     if exact:
-        living = np.flatnonzero(_alive(status))
-        key = columns["exact"][living, 0] ^ mix(columns["exact"][living, 1])
-        left, right = (living[side] for side in cluster.equal_edges(key, rank[living]))
+        left, right = search.equal(corpus, rank, _alive(status))
         _lose(status, keeper, right, left, EXACT)
         cluster.join(component, left[real[right]], right[real[right]])
     if near != "off":
-        similar = _Similar(corpus, threshold)
+        similar = Similar(corpus, threshold)
         label = np.arange(len(status))
         alive = _alive(status)
-        for left, right, same in search(corpus, rank, alive, similar):
+        for left, right, same in search.near(corpus, rank, alive, similar):
             true, fake = real[right], same & ~real[right]
             cluster.join(component, left[true], right[true])
             cluster.join(label, left[true & same], right[true & same])
@@ -249,7 +284,7 @@ def _rank(corpus: Corpus, keep: str) -> np.ndarray:
     return rank
 
 
-class _Similar:
+class Similar:
     """Tell which pairs of documents reach an exact Jaccard similarity, and remember it."""
 
     def __init__(self, corpus: Corpus, threshold: float):
@@ -260,15 +295,17 @@ class _Similar:
     def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         count = len(self.corpus.columns["size"])
         pairs = left * count + right
-        fresh = np.setdiff1d(pairs, self.pairs)
-        found = (self._jaccard(*divmod(pair, count)) >= self.threshold for pair in fresh.tolist())
-        places = np.searchsorted(self.pairs, fresh)
-        self.pairs = np.insert(self.pairs, places, fresh)
-        self.same = np.insert(self.same, places, np.fromiter(found, bool, len(fresh)))
+        a, b = np.divmod(np.setdiff1d(pairs, self.pairs), count)
+        found = map(self.corpus.jaccard, a.tolist(), b.tolist())
+        self.remember(a, b, np.fromiter(found, float, len(a)) >= self.threshold)
         return self.same[np.searchsorted(self.pairs, pairs)]
 
-    def _jaccard(self, left: int, right: int) -> float:
-        return minhash.jaccard(self.corpus.shingles_of(left), self.corpus.shingles_of(right))
+    def remember(self, left: np.ndarray, right: np.ndarray, same: np.ndarray) -> None:
+        """Take in pairs that were not compared before, in ascending order."""
+        pairs = left * len(self.corpus.columns["size"]) + right
+        places = np.searchsorted(self.pairs, pairs)
+        self.pairs = np.insert(self.pairs, places, pairs)
+        self.same = np.insert(self.same, places, same)
 
     def counts(self) -> dict[str, Any]:
         """Return how many pairs were compared and how many were near copies."""

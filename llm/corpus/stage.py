@@ -29,6 +29,7 @@ from llm.text import normalize, pii
 
 VERSION = 3  # part of every fingerprint: raise it when the cleaning's code changes its results
 NEAR = ("off", "group", "drop")
+ENGINES = ("local", "beam")
 KEEP = ("longest", "best", "first")
 
 
@@ -71,7 +72,12 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
     results = _clean(settings, shards, root, console)
     earlier = [output.kept(place) for place in settings["dedup"]["against"]]
     everything = select.load(root / "work" / "clean", len(shards.shards), earlier)
-    chosen = select.select(everything, **_selection_options(settings), seed=settings["seed"])
+    chosen = select.select(
+        everything,
+        **_selection_options(settings),
+        seed=settings["seed"],
+        search=_search(settings["engine"], root),
+    )
     corpus = select.own(everything)
     written = _write(settings, root, corpus, chosen, console)
     table = funnel.build(settings, results, corpus, chosen, shards.notes, written)
@@ -157,12 +163,24 @@ def _split(validation: float = 0.02, by_group: bool = True) -> dict[str, Any]:
     return {"validation": validation, "by_group": by_group}
 
 
-def _engine(workers: int = 2, shard_bytes: int = 8_000_000) -> dict[str, Any]:
+def _engine(
+    name: str = "local",
+    workers: int = 2,
+    shard_bytes: int = 8_000_000,
+    options: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    if name not in ENGINES:
+        raise unknown("engine", name, ENGINES)
     if workers < 1 or shard_bytes < 1:
         raise ConfigError(
             f"engine has workers={workers}, shard_bytes={shard_bytes}.", "Both are at least 1."
         )
-    return {"workers": workers, "shard_bytes": shard_bytes}
+    return {
+        "name": name,
+        "workers": workers,
+        "shard_bytes": shard_bytes,
+        "options": tuple(options),
+    }
 
 
 def _inject(kinds: tuple[str, ...] = (), rate: float = 0.0) -> dict[str, Any]:
@@ -214,7 +232,7 @@ def _local(workdir: str) -> Path:
 
 
 def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the engine's options that change the output (the number of workers does not)."""
+    """Return the engine's options that change the output: which engine runs does not."""
     return {"shard_bytes": settings["engine"]["shard_bytes"]}
 
 
@@ -266,7 +284,7 @@ def _clean(
         "llm.corpus.clean:clean_shard",
         tasks,
         root / "work" / "clean",
-        workers=settings["engine"]["workers"],
+        engine=settings["engine"],
         label="clean",
         console=console,
     )
@@ -276,6 +294,14 @@ def _clean(
             "Check source.path and source.text_field, or choose other packages.",
         )
     return results
+
+
+def _search(chosen: dict[str, Any], root: Path) -> select.Search:
+    if chosen["name"] == "local":
+        return select.LOCAL
+    from llm.corpus import beam
+
+    return beam.search(root / "work" / "copies", chosen["options"])
 
 
 def _signing(settings: dict[str, Any]) -> dict[str, Any]:
@@ -321,7 +347,7 @@ def _write(
         "llm.corpus.output:write_split",
         tasks,
         folder,
-        workers=settings["engine"]["workers"],
+        engine=settings["engine"],
         label="write",
         console=console,
     )
