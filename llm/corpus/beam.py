@@ -170,7 +170,8 @@ def _band_keys(shard: int, where: Where) -> Keyed:
     corpus, _, alive = _opened(*where)
     mine = np.arange(corpus.starts[shard], corpus.starts[shard + 1])
     living = np.flatnonzero(alive[mine])
-    for keys in corpus.bands[shard]:  # the number of a band is part of its keys
+    stored = corpus.bands[shard]
+    for keys in stored.rows(0, len(stored)) if stored else ():  # keys hold their band's number
         yield from _keyed(keys[living], mine[living])
 
 

@@ -2,7 +2,6 @@
 """Clean one shard: read, plant, normalise, filter, redact, sign. Pure up to its output files."""
 
 import hashlib
-import io
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -11,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm import files
-from llm.corpus import filters, inject, minhash, sources, units
+from llm.corpus import filters, inject, minhash, sources, stored, units
 from llm.corpus.documents import Document, Drop
 from llm.text import normalize, pii, records
 from llm.text.views import views
@@ -252,26 +250,14 @@ def _write(
     columns = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
     if signatures:
         bands = np.concatenate([part.bands for part in signatures])
-        written.append(_save(folder / BANDS.format(index), np.ascontiguousarray(bands.T)))
+        written.append(stored.save(folder / BANDS.format(index), np.ascontiguousarray(bands.T)))
         lengths = np.concatenate([np.diff(part.offsets) for part in signatures])
         columns["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
         shingles = np.concatenate([part.shingles for part in signatures])
-        written.append(_save(folder / SHINGLES.format(index), shingles))
+        written.append(stored.save(folder / SHINGLES.format(index), shingles))
     for name, parts in runs.items():
         whole = units.joined(parts)
         columns[f"{name}_lengths"], columns[f"{name}_offsets"] = whole.lengths, whole.offsets
-        written.append(_save(folder / UNITS.format(index, name), whole.hashes))
-    written.append(_save(folder / ARRAYS.format(index), columns))
+        written.append(stored.save(folder / UNITS.format(index, name), whole.hashes))
+    written.append(stored.save(folder / ARRAYS.format(index), columns))
     return [{"file": output["file"], "sha": output["sha"]} for output in written]
-
-
-def _save(target: Path, content: np.ndarray | dict[str, np.ndarray]) -> dict[str, Any]:
-    """Write arrays atomically: one array as .npy (memory-mapped later), several as .npz."""
-    buffer = io.BytesIO()
-    if isinstance(content, dict):
-        np.savez(buffer, allow_pickle=False, **content)
-    else:
-        np.save(buffer, content)
-    data = buffer.getvalue()
-    files.write_atomic(target, data)
-    return {"file": target.name, "sha": files.hash_bytes(data)}

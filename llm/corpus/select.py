@@ -9,6 +9,7 @@ import numpy as np
 
 from llm.corpus import cluster, minhash, repeats, units
 from llm.corpus.clean import ARRAYS, BANDS, SHINGLES, UNITS
+from llm.corpus.stored import Stored
 from llm.text.views import mix
 
 # Fates. CUT lost so much to repeats that it goes; EARLIER belongs to a corpus made before.
@@ -28,8 +29,8 @@ class Corpus(NamedTuple):
     places: list[tuple[Path, int]]  # folder and number of each shard
     columns: dict[str, np.ndarray]
     starts: np.ndarray  # first document of each shard, [shards + 1]
-    shingles: list[np.ndarray]
-    bands: list[np.ndarray]  # of each shard, [b, documents]
+    shingles: list[Stored | None]
+    bands: list[Stored | None]  # of each shard, [b, documents]
     units: dict[str, list[units.Units]]
     own_shards: int
     earlier: np.ndarray  # bool [n]: documents that earlier corpora kept
@@ -42,8 +43,10 @@ class Corpus(NamedTuple):
     def shingles_of(self, document: int) -> np.ndarray:
         """Return one document's sorted distinct shingles."""
         shard = int(np.searchsorted(self.starts, document, side="right")) - 1
-        low, high = self.columns["low"][document], self.columns["high"][document]
-        return self.shingles[shard][low:high]
+        stored = self.shingles[shard]
+        if stored is None:
+            return np.zeros(0, np.uint64)
+        return stored.rows(self.columns["low"][document], self.columns["high"][document])
 
     def jaccard(self, left: int, right: int) -> float:
         """Return the exact Jaccard similarity of two documents' shingles."""
@@ -58,10 +61,11 @@ class Corpus(NamedTuple):
         """Return keys and documents of one band, or of one part of its keys."""
         keys, documents = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
         for shard, stored in enumerate(self.bands):
-            if not len(stored):
+            if stored is None:
                 continue
-            mine = np.flatnonzero(stored[number] % np.uint64(parts) == part)
-            keys.append(stored[number][mine])
+            row = stored.rows(number, number + 1)[0]
+            mine = np.flatnonzero(row % np.uint64(parts) == part)
+            keys.append(row[mine])
             documents.append(mine + self.starts[shard])
         return np.concatenate(keys), np.concatenate(documents)
 
@@ -110,8 +114,8 @@ def load(folder: Path, shards: int, earlier: Sequence[tuple[Path, int, np.ndarra
 def open_shards(places: Sequence[tuple[Path, int]]) -> Corpus:
     """Open shards as one corpus."""
     parts: list[dict[str, np.ndarray]] = []
-    shingles: list[np.ndarray] = []
-    bands: list[np.ndarray] = []
+    shingles: list[Stored | None] = []
+    bands: list[Stored | None] = []
     runs: dict[str, list[units.Units]] = {}
     for place, index in places:
         with np.load(place / ARRAYS.format(index)) as stored:
@@ -119,11 +123,11 @@ def open_shards(places: Sequence[tuple[Path, int]]) -> Corpus:
         offsets = part.pop("offsets", None)
         if offsets is None:
             offsets = np.zeros(len(part["size"]) + 1, np.int64)
-            shingles.append(np.zeros(0, np.uint64))
-            bands.append(np.zeros((0, 0), np.uint64))
+            shingles.append(None)
+            bands.append(None)
         else:
-            shingles.append(_open(place / SHINGLES.format(index)))
-            bands.append(_open(place / BANDS.format(index)))
+            shingles.append(Stored(place / SHINGLES.format(index)))
+            bands.append(Stored(place / BANDS.format(index)))
         part["low"], part["high"] = offsets[:-1], offsets[1:]
         for name in units.UNITS:
             if f"{name}_lengths" in part:
@@ -135,8 +139,9 @@ def open_shards(places: Sequence[tuple[Path, int]]) -> Corpus:
                 runs.setdefault(name, []).append(whole)
         parts.append(part)
     filled = [part for part in parts if len(part["size"])] or parts[:1]
-    columns = {name: np.concatenate([part[name] for part in filled]) for name in COLUMNS}
     starts = np.cumsum([0, *(len(part["size"]) for part in parts)])
+    # Parts give each column away as it is joined: all of them twice would be too much.
+    columns = {name: np.concatenate([part.pop(name) for part in filled]) for name in COLUMNS}
     none = np.zeros(starts[-1], bool)
     return Corpus(list(places), columns, starts, shingles, bands, runs, len(parts), none)
 
@@ -164,7 +169,7 @@ def _near(
 ) -> Iterator[Portion]:
     """Compare documents that share a band, band by band."""
     parts = max(1, -(-len(rank) // KEYS))
-    for band in range(max((len(stored) for stored in corpus.bands), default=0)):
+    for band in range(max((len(stored) for stored in corpus.bands if stored), default=0)):
         for part in range(parts):
             keys, documents = corpus.band(band, part, parts)
             living = alive[documents]
