@@ -50,7 +50,7 @@ def sign(batch_views: list[View], *, bands: int = 14, rows: int = 8, n_gram: int
     counts = np.bincount((keys >> BITS).astype(np.int64), minlength=count)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     shingles = keys & ((np.uint64(1) << BITS) - np.uint64(1))
-    return Signatures(_bands(shingles, offsets, bands, rows), shingles, offsets)
+    return Signatures(band_hashes(shingles, offsets, bands, rows), shingles, offsets)
 
 
 def _shingles(words: Words, n_gram: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def _shingles(words: Words, n_gram: int) -> tuple[np.ndarray, np.ndarray]:
     return shingles, np.concatenate([owner[whole], short])
 
 
-def _bands(shingles: np.ndarray, offsets: np.ndarray, bands: int, rows: int) -> np.ndarray:
+def band_hashes(shingles: np.ndarray, offsets: np.ndarray, bands: int, rows: int) -> np.ndarray:
     """Take the minimum of each hash function per document and hash rows into bands, [n, b]."""
     generator = np.random.Generator(np.random.PCG64(SEED))
     factors = generator.integers(0, 2**32, bands * rows, dtype=np.uint32) | np.uint32(1)
