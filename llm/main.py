@@ -148,6 +148,7 @@ def check_training(config: Any) -> None:
         ConfigError: a section or key is unknown or missing.
     """
     from llm.core import checkpoint, sharding
+    from llm.data import mixing
     from llm.models import adapters
     from llm.models.config import TransformerConfig
     from llm.train import optim, run, samples, spikes
@@ -161,9 +162,10 @@ def check_training(config: Any) -> None:
         if section["source"] in PROMPTS:
             continue
         source = configs.choose(section["source"], DATA, "data source")
-        options = {k: v for k, v in section.items() if k not in ("source", "weight")}
+        options = {k: v for k, v in section.items() if k != "source"}
         builder = configs.resolve_builder(source)
         configs.bind(builder, options, name, given=("tokenizer", "folder"))
+    configs.bind(mixing.plan, config.data.get("mixing", {}), "data.mixing", given=mixing.GIVEN)
     corruption = config.data.get("corruption", {})
     if config.objective.name in CORRUPTIONS and config.data.source != "rows":
         _check_corruption(config.objective.name, corruption.get("name"))
@@ -229,13 +231,18 @@ def _check_corruption(objective: str, found: str | None) -> None:
 
 
 def sources(config: Any) -> dict[str, dict[str, Any]]:
-    """Return the data sources by name: one, or those of config.data.mixture with their weights."""
-    beside = ("mixture", "corruption", "epochs")
+    """Return the data sources by name: one, or those of config.data.mixture."""
+    from llm.data import mixing
+
+    beside = ("mixture", "mixing", "corruption", "epochs")
     section = {k: v for k, v in config.data.items() if k not in beside}
     mixture = config.data.get("mixture", {})
     if not mixture:
         return {"data": section}
-    return {name: {"weight": 1.0, **section, **dict(part)} for name, part in mixture.items()}
+    return {
+        name: {**section, **{k: v for k, v in part.items() if k not in mixing.SHARES}}
+        for name, part in mixture.items()
+    }
 
 
 def train(config: Any, workdir: str) -> Any:
@@ -310,25 +317,24 @@ def _report(workdir: str) -> None:
 def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:
     """Prepare the rows of every source; return the training feed and the held-out splits."""
     from llm.core import sharding, shards
-    from llm.data.feed import Feed
+    from llm.data import mixing
 
-    found, weights = {}, {}
+    found = {}
     for name, section in sources(config).items():
         options = dict(section)
-        weights[name] = options.pop("weight", 1.0)
         builder = configs.resolve_builder(DATA[options.pop("source")])
         if options.get("path") == "":
             options["path"] = _embedded_corpus(workdir)
         found[name] = builder(tokens, str(files.path(workdir) / "rows" / name), **options)
     index, count = shards.host_share(sharding.make_mesh(dict(config.mesh)))
-    feed = Feed(
+    feed = mixing.make_feed(
         {name: splits["train"] for name, splits in found.items()},
-        weights if len(found) > 1 else None,
+        config.data,
+        steps=int(config.train.steps),
         seed=int(config.seed),
         batch_size=int(config.train.batch_size),
         host_index=index,
         host_count=count,
-        epochs=int(config.data.get("epochs", 0)),
     )
     feed.require(int(config.train.steps))
     held_out = {}

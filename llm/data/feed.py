@@ -10,7 +10,7 @@ import functools
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +25,20 @@ _BLOCK = 1 << 10  # smallest block of draws in which a mixture is balanced
 
 
 class _Blend(NamedTuple):
-    """Sources drawn by weight: names, rows of each, cumulative integer weights, draws per block."""
+    """Sources drawn by weight: which, cumulative integer weights, draws per block, number."""
 
-    sizes: tuple[int, ...]
+    sources: tuple[int, ...]
     edges: tuple[int, ...]
     block: int
+    number: int = 0
+
+
+class _Phase(NamedTuple):
+    """From its first draw on a blend holds; `before` draws each source had by then."""
+
+    first: int
+    blend: _Blend
+    before: np.ndarray
 
 
 class Feed:
@@ -45,6 +54,7 @@ class Feed:
         shuffle: another order in every epoch; False keeps the order on disk.
         epochs: how often a row may come; 0 = without end. Where the draws end inside a batch, the
             batch is completed with blank rows (all zero, so their weights are zero).
+        phases: (first step, weights) of later phases, in order; `weights` hold before the first.
         offset: draws before step 0, to go on with another batch size: `old_step * old_batch_size -
             new_step * new_batch_size`.
 
@@ -64,6 +74,7 @@ class Feed:
         host_count: int = 1,
         shuffle: bool = True,
         epochs: int = 0,
+        phases: Sequence[tuple[int, Mapping[str, float]]] = (),
         offset: int = 0,
     ):
         _check_datasets(datasets)
@@ -76,21 +87,27 @@ class Feed:
             raise ConfigError(f"Host {host_index} is not one of {host_count} hosts.")
         if epochs < 0:
             raise ConfigError(f"data.epochs is {epochs}.", "Use 0 to repeat without end.")
-        shares = _check_weights(weights, datasets)
-        self.names = [name for name in datasets if shares is None or shares[name] > 0]
+        shares = [_check_weights(part, datasets) for part in (weights, *(w for _, w in phases))]
+        used = {name for part in shares for name in part or datasets if not part or part[name] > 0}
+        self.names = [name for name in datasets if name in used]
         self.datasets = {name: datasets[name] for name in self.names}
         self.seed, self.batch_size, self.shuffle = seed, batch_size, shuffle
         self.host_index, self.host_count = host_index, host_count
         self.epochs, self.offset = epochs, offset
-        self._sizes = [len(dataset) for dataset in self.datasets.values()]
-        self._starts = np.cumsum([0, *self._sizes])
-        self._blend = _blend(self._sizes, None if shares is None else list(shares.values()))
-        self._total = _total(self._blend, epochs, seed)
+        rows = [len(dataset) for dataset in self.datasets.values()]
+        self._starts = np.cumsum([0, *rows])
+        # Without weights all rows are one source.
+        self._sizes = np.array([sum(rows)] if weights is None else rows)
+        firsts = [0, *(offset + step * batch_size for step, _ in phases)]
+        self._phases = _phases(firsts, self.names, shares, seed)
+        self._total = _total(self._phases, self._sizes * epochs, seed) if epochs else None
         first = next(iter(self.datasets.values()))
         self.fields, self.length = first.fields, first.length
+        later = [[p.first, p.blend.sources, p.blend.edges] for p in self._phases[1:]]
         self.fingerprint = files.hash_json(
             [[name, rows.fingerprint] for name, rows in self.datasets.items()]
-            + [list(self._blend.edges), shuffle]
+            + [list(self._phases[0].blend.edges), shuffle]
+            + later
         )
 
     @property
@@ -109,14 +126,19 @@ class Feed:
         if self.steps is not None and self.steps < steps:
             raise DataError(
                 f"The data last for {self.steps} steps ({self.epochs} epochs of "
-                f"{sum(self._sizes):,} rows), config.train.steps is {steps}.",
+                f"{self._starts[-1]:,} rows), config.train.steps is {steps}.",
                 "Lower train.steps, add data, or set data.epochs=0 to repeat.",
             )
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of full batches in the rows of all datasets, at least 1."""
-        return max(1, sum(self._sizes) // self.batch_size)
+        return max(1, int(self._starts[-1]) // self.batch_size)
+
+    def drawn(self, steps: int) -> dict[str, int]:
+        """Return how many rows of each dataset come in the first steps of a mixture."""
+        counts = _drawn(self._phases, self.offset + steps * self.batch_size, self.seed)
+        return dict(zip(self.names, counts.tolist(), strict=True))
 
     def ids(self, step: int) -> list[tuple[str, int]]:
         """Return (dataset, row) of every example of the global batch; ("", -1) is a blank row."""
@@ -166,12 +188,12 @@ class Feed:
                 )
             blank = draws >= self._total
             draws = np.minimum(draws, self._total - 1)
-        sources, places = _assign(self._blend, draws, self.seed)
+        sources, places = _assign(self._phases, draws, self.seed)
         rows = np.empty(count, np.int64)
         for source in np.unique(sources).tolist():
             mine = np.flatnonzero(sources == source)
             rows[mine] = self._order(source, places[mine])
-        if len(self._blend.sizes) != len(self._sizes):  # joined: one source over all datasets
+        if len(self._sizes) != len(self.names):  # joined: one source over all datasets
             sources = np.searchsorted(self._starts, rows, side="right") - 1
             rows = rows - self._starts[sources]
         rows[blank] = -1
@@ -179,7 +201,7 @@ class Feed:
 
     def _order(self, source: int, places: np.ndarray) -> np.ndarray:
         """Return the rows at places of a source's endless sequence of epochs."""
-        size = self._blend.sizes[source]
+        size = int(self._sizes[source])
         epochs, rows = places // size, places % size
         if not self.shuffle:
             return rows
@@ -280,11 +302,32 @@ def _check_weights(
     return {name: weights[name] / total for name in datasets}
 
 
-def _blend(sizes: list[int], shares: list[float] | None) -> _Blend:
+def _phases(
+    firsts: Sequence[int],
+    names: Sequence[str],
+    shares: Sequence[Mapping[str, float] | None],
+    seed: int,
+) -> list[_Phase]:
+    """Lay phases end to end; each goes on in every source where the one before stopped."""
+    if any(later <= first for first, later in itertools.pairwise(firsts)):
+        raise ConfigError(f"Phases begin with the draws {list(firsts)}.", "Put them in order.")
+    phases: list[_Phase] = []
+    count = 1 if shares[0] is None else len(names)
+    before = np.zeros(count, np.int64)
+    for number, (first, part) in enumerate(zip(firsts, shares, strict=True)):
+        if phases:
+            before = _drawn(phases, first, seed)
+        own = None if part is None else [part[name] for name in names]
+        phases.append(_Phase(first, _blend(own, number), before))
+    return phases
+
+
+def _blend(shares: list[float] | None, number: int) -> _Blend:
     if shares is None:
-        return _Blend((sum(sizes),), (0, _SCALE), _BLOCK)
-    kept = [share for share in shares if share > 0]
-    edges = [round(_SCALE * edge) for edge in np.cumsum([0.0, *kept]).tolist()]
+        return _Blend((0,), (0, _SCALE), _BLOCK)
+    kept = [source for source, share in enumerate(shares) if share > 0]
+    sums = np.cumsum([0.0, *(shares[source] for source in kept)])
+    edges = [round(_SCALE * edge) for edge in sums.tolist()]
     edges[-1] = _SCALE
     smallest = min(high - low for low, high in itertools.pairwise(edges))
     if smallest < _SCALE >> 20:
@@ -293,7 +336,7 @@ def _blend(sizes: list[int], shares: list[float] | None) -> _Blend:
         )
     # Two draws of every source per block at least: else rounded edges could cross.
     block = max(_BLOCK, 1 << (2 * _SCALE // smallest).bit_length())
-    return _Blend(tuple(sizes), tuple(edges), block)
+    return _Blend(tuple(kept), tuple(edges), block, number)
 
 
 def _counts(blend: _Blend, draws: int) -> list[int]:
@@ -301,17 +344,34 @@ def _counts(blend: _Blend, draws: int) -> list[int]:
     return [draws * edge // _SCALE for edge in blend.edges]
 
 
-def _assign(blend: _Blend, draws: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(phases: Sequence[_Phase], draws: int, seed: int) -> np.ndarray:
+    """Return how many of the first draws each source had."""
+    phase = next(p for p in reversed(phases) if p.first <= draws)
+    blend, inside = phase.blend, draws - phase.first
+    whole = inside // blend.block * blend.block
+    owners = _block(blend, seed, inside // blend.block)[0][: inside - whole]
+    counts = phase.before.copy()
+    counts[list(blend.sources)] += np.diff(_counts(blend, whole))
+    return counts + np.bincount(np.asarray(blend.sources)[owners], minlength=len(counts))
+
+
+def _assign(
+    phases: Sequence[_Phase], draws: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return for each draw its source, and its place in that source's own sequence."""
-    if len(blend.sizes) == 1:
-        return np.zeros(len(draws), np.int64), draws
-    blocks, slots = draws // blend.block, draws % blend.block
     sources = np.empty(len(draws), np.int64)
     places = np.empty(len(draws), np.int64)
-    for block in np.unique(blocks).tolist():
-        mine = blocks == block
-        owners, ranks = _block(blend, seed, block)
-        sources[mine], places[mine] = owners[slots[mine]], ranks[slots[mine]]
+    owner = np.searchsorted([phase.first for phase in phases], draws, side="right") - 1
+    owner = np.maximum(owner, 0)
+    for number in np.unique(owner).tolist():
+        first, blend, before = phases[number]
+        inside = draws - first
+        for block in np.unique(inside[owner == number] // blend.block).tolist():
+            mine = (owner == number) & (inside // blend.block == block)
+            owners, ranks = _block(blend, seed, block)
+            slots = inside[mine] % blend.block
+            sources[mine] = np.asarray(blend.sources)[owners[slots]]
+            places[mine] = ranks[slots] + before[sources[mine]]
     return sources, places
 
 
@@ -322,10 +382,13 @@ def _block(blend: _Blend, seed: int, block: int) -> tuple[np.ndarray, np.ndarray
     The sources own shuffled slots of the block, in numbers that keep every source within one draw
     of its exact share at each block's end.
     """
+    slots = np.arange(blend.block)
+    if len(blend.sources) == 1:
+        return np.zeros(blend.block, np.int64), slots + block * blend.block
     before = np.asarray(_counts(blend, block * blend.block))
     edges = np.asarray(_counts(blend, (block + 1) * blend.block)) - before
-    slots = np.arange(blend.block)
-    round_keys = permutation.key("mixture", seed, block)
+    phase = (blend.number,) if blend.number else ()
+    round_keys = permutation.key("mixture", seed, block, *phase)
     shuffled = permutation.permute(slots, blend.block, round_keys)
     owners = np.searchsorted(edges, shuffled, side="right") - 1
     order = np.argsort(owners, kind="stable")
@@ -334,19 +397,25 @@ def _block(blend: _Blend, seed: int, block: int) -> tuple[np.ndarray, np.ndarray
     return owners, places
 
 
-def _total(blend: _Blend, epochs: int, seed: int) -> int | None:
-    """Return the number of draws before a source would come more than `epochs` times."""
-    if not epochs:
-        return None
-    limits = np.asarray(blend.sizes) * epochs
-    if len(blend.sizes) == 1:
-        return int(limits[0])
-    low, high = 0, int(limits.sum()) // blend.block + 1
+def _total(phases: Sequence[_Phase], limits: np.ndarray, seed: int) -> int:
+    """Return the number of draws before a source would come more often than its limit."""
+    ends = [*(phase.first for phase in phases[1:]), None]
+    for phase, end in zip(phases, ends, strict=True):
+        found = _within(phase, limits, seed)
+        if end is None or found < end:
+            return found
+    raise AssertionError("the last phase has no end")
+
+
+def _within(phase: _Phase, limits: np.ndarray, seed: int) -> int:
+    """Return the number of draws at which a phase without end would pass a limit."""
+    blend, left = phase.blend, (limits - phase.before)[list(phase.blend.sources)]
+    low, high = 0, int(left.sum()) // blend.block + 1
     while low < high:  # the last block that all sources can fill
         middle = (low + high + 1) // 2
         done = np.diff(_counts(blend, middle * blend.block))
-        low, high = (middle, high) if (done <= limits).all() else (low, middle - 1)
+        low, high = (middle, high) if (done <= left).all() else (low, middle - 1)
     first = low * blend.block
-    sources, places = _assign(blend, np.arange(first, first + blend.block), seed)
-    over = np.flatnonzero(places >= limits[sources])
-    return first + int(over[0]) if over.size else first + blend.block
+    owners, places = _block(blend, seed, low)
+    over = np.flatnonzero(places >= left[owners])
+    return phase.first + first + (int(over[0]) if over.size else blend.block)

@@ -73,7 +73,7 @@ def corpus_sequences(source: str, tokenizer: Any, start: list[int]) -> Iterator[
 def seen_sequences(run: str) -> Iterator[np.ndarray]:
     """Yield the documents (or parts, where rows cut them) that a run has trained on, each once."""
     from llm.core import checkpoint
-    from llm.data.feed import Feed
+    from llm.data import mixing
     from llm.data.rows import open_rows
 
     settings = files.read_json(files.path(run) / "config.json")
@@ -83,10 +83,10 @@ def seen_sequences(run: str) -> Iterator[np.ndarray]:
     mixture = settings["data"].get("mixture") or {"data": {}}
     folder = files.path(run) / "rows"
     datasets = {name: open_rows(folder / name / "train") for name in mixture}
-    weights = {name: part.get("weight", 1.0) for name, part in mixture.items()}
-    feed = Feed(
+    feed = mixing.make_feed(
         datasets,
-        weights if len(datasets) > 1 else None,
+        settings["data"],
+        steps=int(settings["train"]["steps"]),
         seed=int(settings["seed"]),
         batch_size=int(settings["train"]["batch_size"]),
     )

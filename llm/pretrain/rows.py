@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where pre-training rows come from: each function gives held-out splits beside "train"."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llm import files
@@ -14,7 +14,14 @@ Splits = dict[str, RowDataset]
 
 
 def documents(
-    tokenizer: Any, folder: str, *, path: str, length: int, validation: float = 0.01
+    tokenizer: Any,
+    folder: str,
+    *,
+    path: str,
+    length: int,
+    validation: float = 0.01,
+    min_quality: float = 0.0,
+    max_quality: float = 0.0,
 ) -> Splits:
     """Pack documents: a corpus folder with its own splits, or files with a share held out.
 
@@ -24,7 +31,11 @@ def documents(
         path: a folder of the corpus stage, or JSONL, Parquet or text files.
         length: tokens per row.
         validation: share of the documents held out, by a hash of their text, of plain files.
+        min_quality, max_quality: take only documents whose meta's "quality" is at least the one
+            and below the other (0: no bound). Several such sources in config.data.mixture, with
+            temperature 1 and weights 1, 2, 4, show better documents so much more often.
     """
+    bounds = (min_quality, max_quality or float("inf"))
     given = files.path(path)
     corpus = given / "documents" if (given / "documents").is_dir() else given
     has_splits = (corpus / "manifest.json").exists()
@@ -34,16 +45,30 @@ def documents(
         if has_splits:
             if not any(corpus.glob(f"{split}-*")):
                 continue
-            prepare.prepare_documents(str(corpus), tokenizer, length, target, split=split)
+            if bounds == (0.0, float("inf")):
+                prepare.prepare_documents(str(corpus), tokenizer, length, target, split=split)
+            else:
+                best = _of_quality(read_documents(corpus, split), bounds)
+                source = files.hash_json([files.hash_file(corpus / "manifest.json"), split, bounds])
+                prepare.prepare_documents(best, tokenizer, length, target, source_hash=source)
         elif split == "train" or validation > 0:
-            part = _part(path, split, validation)
+            part = _of_quality(_part(path, split, validation), bounds)
             hashes = [files.hash_file(shard) for shard in find_shards(path)]
-            source = files.hash_json([hashes, split, validation])
+            source = files.hash_json([hashes, split, validation, bounds])
             prepare.prepare_documents(part, tokenizer, length, target, source_hash=source)
         else:
             continue
         made[split] = open_rows(target)
     return made
+
+
+def _of_quality(
+    documents: Iterable[Mapping[str, Any]], bounds: tuple[float, float]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the documents whose noted quality lies within bounds; without a note it is 0."""
+    for document in documents:
+        if bounds[0] <= float(document.get("meta", {}).get("quality", 0.0)) < bounds[1]:
+            yield document
 
 
 def _part(path: str, split: str, validation: float) -> Iterator[Mapping[str, Any]]:
