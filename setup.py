@@ -21,6 +21,9 @@ EXTRAS = {
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "pyarrow>=20",
     ],
+    # the corpus stage on Beam; in an environment of its own, without constraints.txt: Beam needs
+    # protobuf 6 and pyarrow 25, TensorFlow and SeqIO were tested with later ones
+    "beam": ["apache-beam>=2.77"],
     "quant": ["qwix>=0.1.8"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "sse-starlette>=2.1", "prometheus-client>=0.20"],
     "eval": ["lm-eval>=0.4.9"],
