@@ -4,7 +4,7 @@
 import re
 from typing import NamedTuple
 
-from llm.corpus.documents import Document, Drop, Outcome
+from llm.corpus.documents import Document, Drop, Outcome, judge
 from llm.text.views import SENTENCE_END
 
 END_MARKS = (".", "?", "!", '"')
@@ -66,10 +66,8 @@ def c4(
             results.append(kept)
             continue
         sentences = sum(map(count_sentences, kept))
-        if sentences < min_sentences:
-            results.append(Drop("c4_too_few_sentences", sentences, min_sentences))
-        else:
-            results.append({**document, "text": "\n".join(kept).strip()})
+        checks = [("c4_too_few_sentences", sentences, min_sentences, 1)]
+        results.append(judge(document, checks, {**document, "text": "\n".join(kept).strip()}))
     return results
 
 

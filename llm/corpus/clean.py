@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm.corpus import filters, inject, minhash, sources, stored, units
+from llm.corpus import filters, histograms, inject, minhash, sources, stored, units
 from llm.corpus.documents import Document, Drop
 from llm.text import normalize, pii, records
 from llm.text.views import views
@@ -33,6 +33,8 @@ class Ledger:
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.breakdown: dict[str, Counter] = {"kind": Counter(), "licence": Counter()}
         self.pii: Counter = Counter()
+        self.histograms: dict[str, dict[str, Any]] = {}
+        self.borderline: dict[str, list[dict[str, Any]]] = {}  # kept, nearest to the threshold
         self.truth: list[dict[str, Any]] = []
 
     def enter(self, step: str, batch: list[Document]) -> None:
@@ -55,19 +57,45 @@ class Ledger:
         entry["count"] += 1
         entry["bytes"] += len(document["text"].encode("utf-8", "replace"))
         rank = hashlib.blake2b(document["id"].encode(), digest_size=8).hexdigest()
-        excerpt, _ = pii.redact(document["text"][: 4 * EXCERPT], pii.available())
         self.samples[drop.reason].append(
             {
                 "rank": rank,
                 "id": document["id"],
                 "value": drop.value,
                 "threshold": drop.threshold,
-                "text": excerpt[:EXCERPT],
+                "text": _masked(document["text"]),
             }
         )
         self.samples[drop.reason] = sorted(
             self.samples[drop.reason], key=lambda sample: sample["rank"]
         )[:SAMPLES]
+
+    def measure(self, step: str, batch: list[Document]) -> None:
+        """Take the values that a filter noted into the histograms of its rules, and clear them."""
+        seen: dict[str, list[tuple[float, Document]]] = defaultdict(list)
+        bounds: dict[str, tuple[float, int]] = {}
+        for document in batch:
+            noted = document.get("_values", {})
+            if "injected" not in document["meta"]:
+                for reason, (value, threshold, sign) in noted.items():
+                    seen[reason].append((value, document))
+                    bounds[reason] = (threshold, sign)
+            noted.clear()
+        for reason, pairs in seen.items():
+            threshold, sign = bounds[reason]
+            values = np.array([value for value, _ in pairs], np.float64)
+            fresh = histograms.empty(step, threshold, sign)
+            histogram = self.histograms.setdefault(reason, fresh)
+            inside = sign * (values - threshold) >= 0
+            histogram["kept"].update(histograms.bins(values[inside], threshold))
+            histogram["lost"].update(histograms.bins(values[~inside], threshold))
+            if inside.any():
+                nearest = int(np.argmin(np.where(inside, np.abs(values - threshold), np.inf)))
+                value, document = pairs[nearest]
+                row = {"id": document["id"], "value": float(value), "threshold": threshold}
+                row["text"] = document["text"][: 4 * EXCERPT]
+                rows = [*self.borderline.get(reason, []), row]
+                self.borderline[reason] = histograms.closest(rows)
 
     def dump(self) -> dict[str, Any]:
         """Return the counts as JSON."""
@@ -77,8 +105,19 @@ class Ledger:
             "samples": dict(self.samples),
             "breakdown": {name: dict(counter) for name, counter in self.breakdown.items()},
             "pii": dict(self.pii),
+            "histograms": self.histograms,
+            "borderline": {
+                reason: [{**row, "text": _masked(row["text"])} for row in rows]
+                for reason, rows in self.borderline.items()
+            },
             "truth": self.truth,
         }
+
+
+def _masked(text: str) -> str:
+    """Return the beginning of a text without personal data."""
+    excerpt, _ = pii.redact(text[: 4 * EXCERPT], pii.available())
+    return excerpt[:EXCERPT]
 
 
 def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -105,7 +144,9 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         batch = _normalise(batch, how, ledger)
         for name, function in chain:
             ledger.enter(name, batch)
+            entered = batch
             batch, dropped = filters.apply(function, batch)
+            ledger.measure(name, entered)
             for document, drop in dropped:
                 ledger.drop(name, document, drop)
         ledger.enter("redact", batch)
@@ -119,7 +160,8 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
             for name, counter in ledger.breakdown.items():
                 if "injected" not in document["meta"]:
                     counter[_label(document, name)] += 1
-            document.pop("_view", None)
+            for note in ("_view", "_values"):
+                document.pop(note, None)
         kept += batch
     outputs = _write(folder, index, kept, arrays, signatures, runs)
     read = ledger.steps["read"]

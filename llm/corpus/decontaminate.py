@@ -6,12 +6,13 @@ a run counts whole from `SHORTEST` words on.
 """
 
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from llm import files
-from llm.corpus.documents import Document, Drop, Outcome
+from llm.corpus.documents import Document, Outcome, judge
 from llm.errors import ConfigError, DataError
 from llm.text import records
 from llm.text.lines import read_lines
@@ -43,7 +44,7 @@ def decontaminate(
         eval_file, eval_files: JSONL (.gz, .zst), Parquet or text; of a record, all strings count,
             each for itself.
         n: words of a run.
-        max_runs: shared runs that are forgiven.
+        max_runs: runs shared with one evaluation set that are forgiven.
     """
     wanted = tuple(filter(None, (eval_file, *eval_files)))
     if not wanted:
@@ -51,11 +52,12 @@ def decontaminate(
             "The filter decontaminate has no evaluation set.",
             "Give --config.filters.decontaminate.eval_file=FILE.",
         )
-    index = _index(wanted, n)
-    shared = counts(index, views(batch)).tolist()
+    shared = views(batch)
+    found = [counts(_index(file, n), shared).tolist() for file in wanted]
+    reasons = [f"contaminated_{Path(file).name.split('.')[0]}" for file in wanted]
     return [
-        Drop("contaminated", found, max_runs) if found > max_runs else document
-        for document, found in zip(batch, shared, strict=True)
+        judge(document, [(r, v, max_runs, -1) for r, v in zip(reasons, values, strict=True)])
+        for document, *values in zip(batch, *found, strict=True)
     ]
 
 
@@ -106,16 +108,15 @@ def _words(view: View) -> np.ndarray:
     return hashed[hashed != 0]
 
 
-@functools.lru_cache(maxsize=4)
-def _index(sources: tuple[str, ...], n: int) -> Index:
+@functools.lru_cache(maxsize=64)
+def _index(source: str, n: int) -> Index:
     texts: list[str] = []
-    for source in sources:
-        for shard in records.find_shards(source):
-            texts += _strings_of(shard)
+    for shard in records.find_shards(source):
+        texts += _strings_of(shard)
     index = build(texts, n)
     if not index.items:
         raise DataError(
-            f"{', '.join(sources)} hold no text of {SHORTEST} words or more.",
+            f"{source} holds no text of {SHORTEST} words or more.",
             "Check filters.decontaminate.eval_file.",
         )
     return index

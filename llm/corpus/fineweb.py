@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FineWeb's quality rules (Penedo et al. 2024) and a plain length rule."""
 
-from llm.corpus.documents import Document, Drop, Outcome
+from llm.corpus.documents import Document, Drop, Outcome, judge
 from llm.corpus.gopher import seen_before
 from llm.text.views import views
 
@@ -37,16 +37,13 @@ def fineweb(
         breaks = len(view.lines) - 1
         duplicated = seen_before(lines)[1] / max(len(view.text) - breaks, 1)
         listed = breaks / max(len(view.words), 1)
-        outcome: Outcome = document
-        if ending < min_terminal_lines:
-            outcome = Drop("fineweb_terminal_lines", ending, min_terminal_lines)
-        elif short > max_short_lines:
-            outcome = Drop("fineweb_short_lines", short, max_short_lines)
-        elif duplicated > max_duplicate_line_chars:
-            outcome = Drop("fineweb_duplicate_chars", duplicated, max_duplicate_line_chars)
-        elif listed > max_newlines_per_word:
-            outcome = Drop("fineweb_list", listed, max_newlines_per_word)
-        results.append(outcome)
+        checks = (
+            ("fineweb_terminal_lines", ending, min_terminal_lines, 1),
+            ("fineweb_short_lines", short, max_short_lines, -1),
+            ("fineweb_duplicate_chars", duplicated, max_duplicate_line_chars, -1),
+            ("fineweb_list", listed, max_newlines_per_word, -1),
+        )
+        results.append(judge(document, checks))
     return results
 
 
@@ -57,12 +54,10 @@ def length(
     results: list[Outcome] = []
     for document, view in zip(batch, views(batch), strict=True):
         size = len(view.text)
-        if size < min_chars:
-            results.append(Drop("length_too_few_chars", size, min_chars))
-        elif size > max_chars:
-            results.append(Drop("length_too_many_chars", size, max_chars))
-        elif len(view.words) < min_words:
-            results.append(Drop("length_too_few_words", len(view.words), min_words))
-        else:
-            results.append(document)
+        checks = (
+            ("length_too_few_chars", size, min_chars, 1),
+            ("length_too_many_chars", size, max_chars, -1),
+            ("length_too_few_words", len(view.words), min_words, 1),
+        )
+        results.append(judge(document, checks))
     return results

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llm.corpus import minhash
+from llm.corpus import histograms, minhash
 from llm.corpus.select import CUT, EXACT, KEPT, NEAR, PLANTED, SPLITS, Corpus, Selection
 
 SAMPLES = 3
@@ -54,6 +54,8 @@ def build(
         "steps": steps,
         "reasons": _by_count(reasons),
         "samples": samples,
+        "borderline": _borderline(results),
+        "histograms": histograms.merge(result["histograms"] for result in results),
         "breakdown": _breakdown(results),
         "pii": dict(sorted(_sum(results, "pii").items())),
         "near_duplicates": {
@@ -117,6 +119,15 @@ def _reasons(
             merged = sorted([*samples.get(reason, []), *rows], key=lambda row: row["rank"])
             samples[reason] = merged[:SAMPLES]
     return reasons, samples
+
+
+def _borderline(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the kept documents nearest to each rule's threshold."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        for reason, rows in result["borderline"].items():
+            found[reason] = histograms.closest([*found.get(reason, []), *rows])
+    return found
 
 
 def _add_copies(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gopher's quality and repetition rules (Rae et al. 2021, table A1), vectorised over a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from llm.corpus.documents import Document, Drop, Outcome
+from llm.corpus.documents import Check, Document, Drop, Outcome, judge
 from llm.text.views import ROLL, View, Words, mix, views
 
 BULLETS = ("•", "-", "*", "–", "●", "‣", "◦")
@@ -63,16 +63,8 @@ def quality(
             ("gopher_few_letters", letters[i], min_letter_words, 1),
             ("gopher_stop_words", _different(words, stop, i), min_stop_words, 1),
         )
-        results.append(_first_broken(checks) or document)
+        results.append(judge(document, checks))
     return results
-
-
-def _first_broken(checks: Sequence[tuple[str, float, float, int]]) -> Drop | None:
-    """Return the first check whose value lies below (sign 1) or above (-1) its threshold."""
-    for reason, value, threshold, sign in checks:
-        if sign * (value - threshold) < 0:
-            return Drop(reason, float(value), float(threshold))
-    return None
 
 
 def _ellipses(text: str) -> int:
@@ -120,14 +112,12 @@ def repetition(
     shared = views(batch)
     results: list[Outcome] = []
     for document, view in zip(batch, shared, strict=True):
-        results.append(
-            _repeated_blocks(
-                view.text,
-                (max_duplicate_paragraphs, max_duplicate_paragraph_chars),
-                (max_duplicate_lines, max_duplicate_line_chars),
-            )
-            or document
+        checks = _repeated_blocks(
+            view.text,
+            (max_duplicate_paragraphs, max_duplicate_paragraph_chars),
+            (max_duplicate_lines, max_duplicate_line_chars),
         )
+        results.append(judge(document, checks))
     chosen = [
         i
         for i, outcome in enumerate(results)
@@ -137,17 +127,18 @@ def repetition(
         return results
     suspects = _suspects([shared[i] for i in chosen], top_n_grams, duplicate_n_grams)
     for position, rules in suspects.items():
-        drop = _repeated_n_grams(shared[chosen[position]], rules)
-        if drop:
-            results[chosen[position]] = drop
+        results[chosen[position]] = judge(
+            batch[chosen[position]], _repeated_n_grams(shared[chosen[position]], rules)
+        )
     return results
 
 
 def _repeated_blocks(
     text: str, paragraphs: tuple[float, float], lines: tuple[float, float]
-) -> Drop | None:
+) -> Iterator[Check]:
+    """Yield the shares of repeated paragraphs and lines; texts of one line have none."""
     if "\n" not in text:
-        return None
+        return
     size = max(len(text), 1)
     for name, marker, (by_number, by_chars) in (
         ("paragraph", "\n\n", paragraphs),
@@ -157,11 +148,8 @@ def _repeated_blocks(
         if name == "paragraph":
             blocks = [block.strip("\n") for block in blocks]
         number, chars = seen_before(blocks)
-        if number / max(len(blocks), 1) > by_number:
-            return Drop(f"gopher_duplicate_{name}s", number / len(blocks), by_number)
-        if chars / size > by_chars:
-            return Drop(f"gopher_duplicate_{name}_chars", chars / size, by_chars)
-    return None
+        yield f"gopher_duplicate_{name}s", number / max(len(blocks), 1), by_number, -1
+        yield f"gopher_duplicate_{name}_chars", chars / size, by_chars, -1
 
 
 def seen_before(blocks: list[str]) -> tuple[int, int]:
@@ -258,8 +246,8 @@ def _covered(words: Words, length: np.ndarray, later: np.ndarray, n: int) -> np.
     return words.total(np.where(inside, length, 0))
 
 
-def _repeated_n_grams(view: View, rules: list[_Rule]) -> Drop | None:
-    """Apply n-gram rules exactly to one document, in their published order."""
+def _repeated_n_grams(view: View, rules: list[_Rule]) -> Iterator[Check]:
+    """Yield the exact values of n-gram rules for one document, in their published order."""
     size = max(len(view.text), 1)
     for rule in sorted(rules, key=lambda r: (r.kind != "top", r.n)):
         if rule.kind == "top":
@@ -268,9 +256,7 @@ def _repeated_n_grams(view: View, rules: list[_Rule]) -> Drop | None:
         else:
             share = duplicate_chars(view, rule.n) / size
             reason = f"gopher_duplicate_{rule.n}_grams"
-        if share > rule.limit:
-            return Drop(reason, share, rule.limit)
-    return None
+        yield reason, share, rule.limit, -1
 
 
 def top_chars(view: View, n: int) -> int:

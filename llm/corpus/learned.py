@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm.corpus.documents import Document, Drop, Outcome
+from llm.corpus.documents import Document, Outcome, judge
 from llm.errors import ConfigError, DataError, UserError
 from llm.text import ngrams, records
 from llm.text.views import ROLL, View, Vocabulary, mix, views
@@ -121,11 +121,9 @@ def quality_model(
     results: list[Outcome] = []
     for document, view in zip(batch, views(batch), strict=True):
         score = probability(trained, view)
-        if score < min_score:
-            results.append(Drop("quality_model", score, min_score))
-        else:
-            noted = {**document["meta"], "quality": round(score, 4)}
-            results.append({**document, "meta": noted})
+        noted = {**document["meta"], "quality": round(score, 4)}
+        checks = [("quality_model", score, min_score, 1)]
+        results.append(judge(document, checks, {**document, "meta": noted}))
     return results
 
 
@@ -143,13 +141,9 @@ def perplexity(
     results: list[Outcome] = []
     for document in batch:
         bits = bits_per_byte(trained, document["text"])
-        if bits > max_bits:
-            results.append(Drop("perplexity_high", bits, max_bits))
-        elif bits < min_bits:
-            results.append(Drop("perplexity_low", bits, min_bits))
-        else:
-            noted = {**document["meta"], "bits_per_byte": round(bits, 4)}
-            results.append({**document, "meta": noted})
+        noted = {**document["meta"], "bits_per_byte": round(bits, 4)}
+        checks = (("perplexity_high", bits, max_bits, -1), ("perplexity_low", bits, min_bits, 1))
+        results.append(judge(document, checks, {**document, "meta": noted}))
     return results
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llm.corpus.documents import Document, Drop, Outcome
+from llm.corpus.documents import Document, Drop, Outcome, judge
 from llm.errors import ConfigError, DataError
 from llm.text.language import detect
 
@@ -42,10 +42,9 @@ def language(
         noted = {"language": code, "language_score": round(score, 3)}
         if languages and code not in languages:
             results.append(Drop(f"language_{code or 'none'}", score, min_score))
-        elif languages and score < min_score:
-            results.append(Drop("language_unsure", score, min_score))
-        else:
-            results.append({**document, "meta": {**document["meta"], **noted}})
+            continue
+        checks = [("language_unsure", score, min_score if languages else 0.0, 1)]
+        results.append(judge(document, checks, {**document, "meta": {**document["meta"], **noted}}))
     return results
 
 

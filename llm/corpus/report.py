@@ -4,6 +4,7 @@
 from html import escape
 from typing import Any
 
+from llm.corpus import histograms
 from llm.corpus.summary import planted_line
 
 STYLE = """
@@ -36,6 +37,13 @@ details { border: 1px solid var(--line); border-radius: .5rem; padding: .4rem .8
 summary { cursor: pointer } summary .soft { float: right }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); padding: .6rem .8rem;
   border-radius: .4rem; font-size: .82rem; margin: .5rem 0 }
+h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; color: var(--soft) }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem }
+figure { margin: 0 } figcaption { font-size: .82rem; overflow-wrap: anywhere }
+svg { width: 100%; height: auto; display: block; border-bottom: 1px solid var(--line) }
+svg .kept { fill: var(--bar) } svg .lost { fill: var(--lost) }
+svg line { stroke: var(--ink); stroke-dasharray: 3 2 }
+svg text { fill: var(--soft); font-size: 11px }
 code { overflow-wrap: anywhere }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 0 2rem }
 """
@@ -48,6 +56,7 @@ def render(table: dict[str, Any]) -> str:
         _funnel(table),
         _planted(table),
         _reasons(table),
+        _histograms(table),
         _copies(table),
         _breakdown(table),
         _samples(table),
@@ -162,6 +171,26 @@ def _reasons(table: dict[str, Any]) -> str:
     return "<h2>Why documents were dropped</h2>" + _table(headings, rows, {2, 3, 4})
 
 
+def _histograms(table: dict[str, Any]) -> str:
+    """Draw what the rules measured, step by step."""
+    found = table["histograms"]
+    if not found:
+        return ""
+    steps: dict[str, list[str]] = {}
+    for reason, histogram in found.items():
+        steps.setdefault(histogram["step"], []).append(histograms.draw(reason, histogram))
+    blocks = "".join(
+        f'<h3>{escape(step)}</h3><div class="charts">{"".join(charts)}</div>'
+        for step, charts in steps.items()
+    )
+    return (
+        "<h2>What the rules measured</h2><p>Each rule's values over the documents that reached it "
+        "(heights by square root); the line is the threshold, and what lies beyond it is coloured. "
+        "A document goes by its first broken rule. Repeated n-grams are measured only where they "
+        "come near the threshold.</p>" + blocks
+    )
+
+
 def _copies(table: dict[str, Any]) -> str:
     near, found = table["near_duplicates"], table["pii"]
     dedup = table["settings"]["dedup"]
@@ -220,7 +249,7 @@ def _samples(table: dict[str, Any]) -> str:
             f"<p><code>{escape(row['id'])}</code> <span class=soft>value {row['value']:.4g}, "
             f"threshold {row['threshold']:g}</span></p><pre>{escape(row['text'])}</pre>"
             for row in rows
-        )
+        ) + _kept(table, reason)
         count = table["reasons"].get(reason, {}).get("count", len(rows))
         blocks.append(
             f"<details><summary>{escape(reason)}<span class=soft>{count:,} dropped</span>"
@@ -229,8 +258,20 @@ def _samples(table: dict[str, Any]) -> str:
     if not blocks:
         return ""
     return (
-        "<h2>A look at what was dropped</h2><p>A few documents per reason, shortened, with "
-        "personal data masked.</p>" + "".join(blocks)
+        "<h2>A look at what was dropped and what was kept</h2><p>A few documents per reason, "
+        "shortened, with personal data masked.</p>" + "".join(blocks)
+    )
+
+
+def _kept(table: dict[str, Any], reason: str) -> str:
+    """Show the kept documents that came nearest to a rule's threshold."""
+    rows = table["borderline"].get(reason, [])
+    if not rows:
+        return ""
+    return "<p class=soft>Kept, nearest to the threshold:</p>" + "".join(
+        f"<p><code>{escape(row['id'])}</code> <span class=soft>value {row['value']:.4g}</span></p>"
+        f"<pre>{escape(row['text'])}</pre>"
+        for row in rows
     )
 
 

@@ -4,7 +4,7 @@
 import functools
 import re
 
-from llm.corpus.documents import Document, Drop, Outcome
+from llm.corpus.documents import Document, Outcome, judge
 from llm.corpus.origin import read_list
 from llm.text.views import views
 
@@ -39,7 +39,7 @@ def bad_words(
         if phrases is not None:
             count += len(phrases.findall(document["text"].lower()))
         limit = max(max_count, max_share * len(lower))
-        results.append(Drop("bad_words", count, limit) if count > limit else document)
+        results.append(judge(document, [("bad_words", count, limit, -1)]))
     return results
 
 

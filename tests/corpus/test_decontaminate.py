@@ -83,7 +83,7 @@ def test_the_filter_reads_any_fields(tmp_path):
     ]
     outcomes = judge(texts, eval_file=file)
     assert [isinstance(o, Drop) for o in outcomes] == [True, True, False, False]
-    assert outcomes[0] == Drop("contaminated", 4, 0)
+    assert outcomes[0] == Drop("contaminated_e", 4, 0)
     assert not isinstance(judge(texts, eval_files=(file,), max_runs=4)[0], Drop)
     assert set(filters.hashes(("decontaminate",), decontaminate={"eval_files": (file,)})) == {
         "decontaminate.eval_files.0"
