@@ -94,7 +94,7 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no evaluation set"):
         judge(["x"])
     (tmp_path / "e.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(DataError, match="hold no text of 8 words"):
+    with pytest.raises(DataError, match="holds no text of 8 words"):
         judge(["x"], eval_file=str(tmp_path / "e.jsonl"))
     (tmp_path / "f.jsonl").write_text("{broken\n")
     with pytest.raises(DataError, match="line 1"):
