@@ -13,9 +13,9 @@ from collections.abc import Callable
 import pytest
 
 from llm.core.redact import redact
-from llm.corpus import docstrings, filters, html
+from llm.corpus import docstrings, filters, html, units
 from llm.eval import exact_match
-from llm.text import functions, normalize, pii, refusals
+from llm.text import functions, normalize, pii, refusals, terms
 from llm.tokenizers import base, chat, template
 
 # These need a file made beforehand, and compute with hashes of words and bytes: no patterns.
@@ -40,6 +40,14 @@ PIECES = (
 def _filter(name: str) -> Callable[[str], object]:
     rules = filters.build([name])
     return lambda text: [filters.apply(rule, [_document(text)]) for _, rule in rules]
+
+
+def _unit(name: str) -> Callable[[str], object]:
+    def cut(text: str) -> str:  # every other unit goes
+        count = len(units.measure([text], name).hashes)
+        return units.without(text, [(name, place, place + 1) for place in range(0, count, 2)])
+
+    return cut
 
 
 def _document(text: str) -> dict:
@@ -83,6 +91,8 @@ RULES: dict[str, Callable[[], Callable[[str], object]]] = {
         for name in filters.FILTERS
         if name not in WITH_FILES
     },
+    **{f"units {name}": functools.partial(_unit, name) for name in units.UNITS},
+    "genders": lambda: terms.swap_genders,
     "normalise": lambda: _normalise,
     "repair": lambda: normalize.repair_mojibake,
     "html": lambda: functools.partial(html.extract_text, mode="plain"),

@@ -55,6 +55,9 @@ def get_config() -> ConfigDict:
             "against": (),  # workdirs of earlier corpora, whose documents are not taken again
         }
     )
+    # count: whom the text speaks of, for the report; augment: share of training documents that come
+    # once more with genders exchanged; balance: documents of one gender per document of the other.
+    config.bias = ConfigDict({"count": True, "window": 10, "augment": 0.0, "balance": 0.0})
     config.split = ConfigDict({"validation": 0.02, "by_group": True})
     # name="beam" runs the same functions by Apache Beam, with the options of its pipeline.
     config.engine = ConfigDict(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm.corpus import filters, histograms, inject, minhash, sources, stored, units
+from llm.corpus import bias, filters, histograms, inject, minhash, sources, stored, units
 from llm.corpus.documents import Document, Drop
 from llm.text import normalize, pii, records
 from llm.text.views import views
@@ -33,6 +33,7 @@ class Ledger:
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.breakdown: dict[str, Counter] = {"kind": Counter(), "licence": Counter()}
         self.pii: Counter = Counter()
+        self.representation: Counter = Counter()
         self.histograms: dict[str, dict[str, Any]] = {}
         self.borderline: dict[str, list[dict[str, Any]]] = {}  # kept, nearest to the threshold
         self.truth: list[dict[str, Any]] = []
@@ -105,6 +106,7 @@ class Ledger:
             "samples": dict(self.samples),
             "breakdown": {name: dict(counter) for name, counter in self.breakdown.items()},
             "pii": dict(self.pii),
+            "representation": dict(self.representation),
             "histograms": self.histograms,
             "borderline": {
                 reason: [{**row, "text": _masked(row["text"])} for row in rows]
@@ -124,7 +126,8 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Clean the shard a task names and write its documents, arrays and shingles.
 
     Args:
-        task: {"index", "shard", "plan": {source, normalise, filters, pii, inject, dedup, seed}}.
+        task: {"index", "shard", "plan": {source, normalise, filters, pii, inject, dedup,
+            bias, seed}}.
         folder: where the outputs go.
 
     Returns:
@@ -156,6 +159,11 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         for name, parts in runs.items():
             parts.append(units.measure([d["text"] for d in batch], name))
         arrays.append(_arrays(batch))
+        if plan["bias"]["count"] or plan["bias"]["balance"]:
+            arrays[-1]["lean"] = bias.leanings(views(batch))
+        if plan["bias"]["count"]:
+            real = [d for d in batch if "injected" not in d["meta"]]
+            ledger.representation.update(bias.count(views(real), plan["bias"]["window"]))
         for document in batch:
             for name, counter in ledger.breakdown.items():
                 if "injected" not in document["meta"]:
@@ -264,6 +272,7 @@ def _arrays(batch: list[Document]) -> dict[str, np.ndarray]:
         "group": np.frombuffer(groups, np.uint64),
         "size": np.fromiter(sizes, np.int64, count),
         "score": np.fromiter((_score(d) for d in batch), np.float32, count),
+        "lean": np.zeros(count, np.int8),
         "planted": np.fromiter(("injected" in d["meta"] for d in batch), np.bool_, count),
     }
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from llm.corpus import histograms, minhash
-from llm.corpus.select import CUT, EXACT, KEPT, NEAR, PLANTED, SPLITS, Corpus, Selection
+from llm.corpus import bias, histograms, minhash
+from llm.corpus.select import CUT, EXACT, EXCESS, KEPT, NEAR, PLANTED, SPLITS, Corpus, Selection
 
 SAMPLES = 3
 CLEAR = 0.85  # Jaccard similarity from which a near copy ought to be found
@@ -31,11 +31,16 @@ def build(
         for name in SPLITS
     }
     steps = _steps(settings, results, corpus, chosen)
-    if chosen.cuts:
+    changes = {
+        "repeats": bool(chosen.cuts),
+        "balance": bool((chosen.status == EXCESS).any()),
+        "genders exchanged": settings["bias"]["augment"] > 0,
+    }
+    if any(changes.values()):
         totals = {"documents": 0, "bytes": 0}
         for split in splits.values():
             totals = {key: totals[key] + split[key] for key in totals}
-        steps.append({"step": "repeats", **totals})
+        steps.append({"step": ", ".join(name for name in changes if changes[name]), **totals})
     reasons, samples = _reasons(results)
     _add_copies(reasons, corpus, chosen, settings["dedup"])
     kept = chosen.status == KEPT
@@ -54,6 +59,7 @@ def build(
         "steps": steps,
         "reasons": _by_count(reasons),
         "samples": samples,
+        "representation": bias.table(_sum(results, "representation")),
         "borderline": _borderline(results),
         "histograms": histograms.merge(result["histograms"] for result in results),
         "breakdown": _breakdown(results),
@@ -138,6 +144,7 @@ def _add_copies(
         ("exact_copy", "exact copies", EXACT, 1.0),
         ("near_copy", "near copies", NEAR, dedup["threshold"]),
         ("repeats_leave_too_little", "repeats", CUT, dedup["min_left_chars"]),
+        ("excess", "balance", EXCESS, None),
     )
     for name, step, status, limit in fates:
         gone = real & (chosen.status == status)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm import files
-from llm.corpus import minhash, units
+from llm.corpus import bias, minhash, units
 from llm.corpus.clean import DOCUMENTS, EXCERPT, measured
 from llm.corpus.select import KEPT, NEAR, SPLITS, Corpus, Selection
 from llm.errors import DataError
@@ -71,6 +71,8 @@ def write_split(task: dict[str, Any], folder: Path) -> dict[str, Any]:
                 if place in gone:
                     document["text"] = units.without(document["text"], gone[place])
                 documents.append(document)
+                if split == 0:  # held-out text stays as it was written
+                    documents += bias.counterfactuals(document, task["augment"], task["seed"])
     name = f"{task['split']}-{task['number']:05d}.jsonl.gz"
     written = records.write_shard(work.parent / "documents" / name, documents)
     return {

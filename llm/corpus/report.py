@@ -59,6 +59,7 @@ def render(table: dict[str, Any]) -> str:
         _histograms(table),
         _copies(table),
         _breakdown(table),
+        _representation(table),
         _samples(table),
         _provenance(table),
     ]
@@ -237,6 +238,33 @@ def _breakdown(table: dict[str, Any]) -> str:
     sizes = "<div><h2>By size in bytes</h2>" + _table(["bytes", "documents", ""], rows, {1})
     note = '<p class="soft">Kinds and licences are counted before copies are dropped.</p>'
     return f'<div class="two">{"".join(parts)}{sizes}</div></div>{note}'
+
+
+def _representation(table: dict[str, Any]) -> str:
+    """Show which gender words stand beside occupations and nationalities."""
+    found = table["representation"]
+    if not found["words"]:
+        return ""
+    said = "; ".join(
+        f"{kind} with " + ", ".join(f"{count:,} {name}" for name, count in found[kind].items())
+        for kind in ("words", "documents")
+    )
+    parts = []
+    for group in ("occupation", "nationality"):
+        rows = []
+        for word, counts in found[group].items():
+            both = counts["female"] + counts["male"]
+            share = _bar(counts["female"] / both) if both else ""
+            numbers = [f"{counts[side]:,}" for side in ("all", "female", "male")]
+            rows.append([escape(word), *numbers, share])
+        headings = [group, "all", "female", "male", "female of both"]
+        parts.append(f"<div>{_table(headings, rows, {1, 2, 3})}</div>" if rows else "")
+    window = table["settings"]["bias"]["window"]
+    return (
+        f"<h2>Representation</h2><p>English terms with a female or male word within {window} "
+        f"words, before copies are dropped. {said}.</p>"
+        f'<div class="two">{"".join(parts)}</div>'
+    )
 
 
 def _samples(table: dict[str, Any]) -> str:

@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm.corpus import cluster, minhash, repeats, units
+from llm.corpus import bias, cluster, minhash, repeats, units
 from llm.corpus.clean import ARRAYS, BANDS, SHINGLES, UNITS
 from llm.corpus.stored import Stored
 from llm.text.views import mix
 
-# Fates. CUT lost so much to repeats that it goes; EARLIER belongs to a corpus made before.
-KEPT, EXACT, NEAR, PLANTED, CUT, EARLIER = range(6)
+# Fates. CUT lost so much to repeats that it goes; EARLIER belongs to a corpus made before; EXCESS
+# goes for the balance of the others.
+KEPT, EXACT, NEAR, PLANTED, CUT, EARLIER, EXCESS = range(7)
 SPLITS = ("train", "validation")
 KEYS = 1 << 24  # band keys sorted in one pass: about 1 GiB
 # What every document has, and stays in memory: about 60 bytes.
-COLUMNS = ("exact", "name", "group", "size", "score", "planted", "low", "high")
+COLUMNS = ("exact", "name", "group", "size", "score", "lean", "planted", "low", "high")
 
 
 class Corpus(NamedTuple):
@@ -191,6 +192,7 @@ def select(
     repeats_of: Mapping[str, int] | None = None,
     min_run_chars: int = 0,
     min_left_chars: int = 0,
+    balance: float = 0.0,
     validation: float = 0.02,
     by_group: bool = True,
     seed: int = 0,
@@ -209,6 +211,7 @@ def select(
         repeats_of: unit -> how many of them make a run that stays only once; 0 leaves them.
         min_run_chars: shorter runs stay.
         min_left_chars: documents that lost runs and have fewer characters left go.
+        balance: see `bias.excess`.
         validation: share of bytes for the validation split.
         by_group: documents of one group (for pydocs: one module) join the same split.
         seed: orders the components for the split.
@@ -260,6 +263,9 @@ def select(
         _lose(status, keeper, gone, gone, CUT)
     status, component = status[:count], cluster.roots(component, component[:count])
     status[columns["planted"][:count] & np.isin(status, (KEPT, CUT))] = PLANTED
+    kept = np.flatnonzero(status == KEPT)
+    name = columns["name"][kept]
+    status[kept[bias.excess(columns["lean"][kept], name, balance, seed)]] = EXCESS
     stats["of_earlier"] = int((keeper[:count] >= count).sum())
     split = _split(own(corpus).columns, component, status == KEPT, validation, seed)
     return Selection(status, keeper[:count], split, component, cuts, stats)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from llm import files
 from llm.corpus import (
+    bias,
     clean,
     engine,
     filters,
@@ -38,7 +39,7 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
 
     Args:
         config: sections source{name, …}, normalise, filters{names, <filter>}, dedup, pii,
-            split, engine, inject and seed; see configs/corpus/.
+            bias, split, engine, inject and seed; see configs/corpus/.
         workdir: local folder for documents/, funnel.json, report.html and the working files.
         console: where progress and results go.
 
@@ -157,6 +158,13 @@ def _pii(types: tuple[str, ...] = ("email",), style: str = "label", seed: int = 
     return {"types": tuple(types), "style": style, "seed": seed}
 
 
+def _bias(
+    count: bool = False, window: int = 10, augment: float = 0.0, balance: float = 0.0
+) -> dict[str, Any]:
+    bias.check(count, window, augment, balance)
+    return {"count": count, "window": window, "augment": augment, "balance": balance}
+
+
 def _split(validation: float = 0.02, by_group: bool = True) -> dict[str, Any]:
     if not 0 <= validation < 1:
         raise ConfigError(f"split.validation is {validation}.", "Choose a share from 0 to 1.")
@@ -203,6 +211,7 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "filters": _filters,
     "pii": _pii,
     "dedup": _dedup,
+    "bias": _bias,
     "split": _split,
     "engine": _engine,
     "inject": _inject,
@@ -263,12 +272,16 @@ def _clean(
     settings: dict[str, Any], shards: sources.Plan, root: Path, console: Console
 ) -> list[engine.Result]:
     plan = {
-        **{name: settings[name] for name in ("seed", "normalise", "filters", "pii", "inject")},
+        **{
+            name: settings[name]
+            for name in ("seed", "normalise", "filters", "pii", "inject", "bias")
+        },
         "source": settings["source"]["name"],
         "dedup": settings["dedup"],
     }
     # What only later steps use must not make cleaned shards stale.
     shaping = {**plan, "dedup": _signing(settings), "units": clean.measured(plan["dedup"])}
+    shaping["bias"] = {**plan["bias"], "augment": 0, "balance": bool(plan["bias"]["balance"])}
     shaping["files"] = filters.hashes(**settings["filters"])
     tasks = [
         {
@@ -317,6 +330,7 @@ def _selection_options(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: dedup[key] for key in shared},
         "repeats_of": dedup["repeats"],
+        "balance": settings["bias"]["balance"],
         **settings["split"],
     }
 
@@ -342,6 +356,7 @@ def _write(
             "See work/clean/*.json for the reasons; loosen --config.filters or drop some names.",
         )
     for task in tasks:
+        task["augment"], task["seed"] = settings["bias"]["augment"], settings["seed"]
         task["fingerprint"] = files.hash_json([VERSION, task, digest, inputs])
     results = engine.run(
         "llm.corpus.output:write_split",

@@ -18,6 +18,7 @@ Span = tuple[int, int]
 
 _ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and Chinese characters: no blanks between
 WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
+BLANKS = re.compile(r"\s*")
 LINE = re.compile(r"[^\n]+")
 BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 MOST_HASHES = 1 << 20  # words whose hashes are remembered
@@ -143,11 +144,13 @@ def without(text: str, cuts: Sequence[tuple[str, int, int]]) -> str:
     pieces: list[str] = []
     done = 0
     for start, end in _merged(sorted(ranges)):
-        before, after = text[done:start].rstrip(), text[end:].lstrip()
-        left, right = text[done + len(before) : start], text[end : len(text) - len(after)]
+        before = text[done:start].rstrip()
+        left = text[done + len(before) : start]
+        blank = BLANKS.match(text, end)
+        done = blank.end() if blank else end
+        right = text[end:done]
         pieces.append(before)
-        done = len(text) - len(after)
-        if (before or len(pieces) > 1) and after:
+        if (before or len(pieces) > 1) and done < len(text):
             pieces.append(left if left.count("\n") > right.count("\n") else right)
     return "".join([*pieces, text[done:]]).strip("\n").rstrip()
 

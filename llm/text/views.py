@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from llm.text import terms
+
 # A word (inner hyphens, apostrophes and dots included), a mark, or a run of one mark.
 # `x x*` for `x+`: an alternative that begins with a character or class is rejected faster.
 _PATTERN = (
@@ -87,6 +89,7 @@ PROPERTIES: dict[str, tuple[Callable[[str], Any], Any]] = {
     "symbol": (_is_symbol, np.bool_),
     "stop": (lambda word: word in STOP_WORDS, np.bool_),
     "shingle": (shingle_word, np.uint64),
+    "term": (terms.code, np.int16),
 }
 
 
