@@ -76,9 +76,9 @@ class Ledger:
         seen: dict[str, list[tuple[float, Document]]] = defaultdict(list)
         bounds: dict[str, tuple[float, int]] = {}
         for document in batch:
-            noted = document.get("_values", {})
+            noted = document.get("_checks", [])
             if "injected" not in document["meta"]:
-                for reason, (value, threshold, sign) in noted.items():
+                for reason, value, threshold, sign in noted:
                     seen[reason].append((value, document))
                     bounds[reason] = (threshold, sign)
             noted.clear()
@@ -168,7 +168,7 @@ def clean_shard(task: dict[str, Any], folder: Path) -> dict[str, Any]:
             for name, counter in ledger.breakdown.items():
                 if "injected" not in document["meta"]:
                     counter[_label(document, name)] += 1
-            for note in ("_view", "_values"):
+            for note in ("_view", "_checks"):
                 document.pop(note, None)
         kept += batch
     outputs = _write(folder, index, kept, arrays, signatures, runs)

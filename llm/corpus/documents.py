@@ -31,16 +31,14 @@ Check = tuple[str, float, float, int]  # reason, value, threshold; 1: at least t
 def judge(document: Document, checks: Iterable[Check], result: Document | None = None) -> Outcome:
     """Return the first broken check as a `Drop`, else the document (or `result` in its place).
 
-    Values of all checks are noted under "_values", for the histograms of the report.
+    All checks are noted under "_checks", for the histograms of the report.
     """
-    values = document.setdefault("_values", {})
-    outcome: Outcome = document if result is None else result
-    broken = False
-    for reason, value, threshold, sign in checks:
-        values[reason] = (value, threshold, sign)
-        if not broken and sign * (value - threshold) < 0:
-            outcome, broken = Drop(reason, float(value), float(threshold)), True
-    return outcome
+    made = tuple(checks)
+    document.setdefault("_checks", []).extend(made)
+    for reason, value, threshold, sign in made:
+        if value < threshold if sign > 0 else value > threshold:
+            return Drop(reason, float(value), float(threshold))
+    return document if result is None else result
 
 
 BatchFunction = Callable[[list[Document]], list[Outcome]]

@@ -42,10 +42,12 @@ def quality(
     shared = views(batch)
     words = Words(shared)
     symbol, length = words.get("symbol"), words.get("length")
-    plain = words.total(~symbol)
-    count = np.maximum(words.counts, 1)
-    mean = words.total(np.where(symbol, 0, length)) / np.maximum(plain, 1)
-    letters = words.total(words.get("letter")) / count
+    totals = words.total(~symbol)
+    counts = np.maximum(words.counts, 1)
+    # Plain numbers: comparing NumPy's one by one is slow.
+    mean = (words.total(np.where(symbol, 0, length)) / np.maximum(totals, 1)).tolist()
+    letters = (words.total(words.get("letter")) / counts).tolist()
+    plain, count = totals.tolist(), counts.tolist()
     stop = words.get("stop")
     results: list[Outcome] = []
     for i, document in enumerate(batch):
