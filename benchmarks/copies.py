@@ -193,6 +193,8 @@ def _synthesise(folder: Path, count: int) -> None:
         columns: dict[str, Any] = {
             "exact": np.stack([names, np.zeros_like(names)], axis=1),
             "name": names,
+            "url": np.zeros(size, np.uint64),
+            "lean": np.zeros(size, np.int8),
             "group": names,
             "size": np.full(size, 1000),
             "score": np.zeros(size, np.float32),

@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
     config.pii = ConfigDict({"types": ("email",), "style": "label", "seed": 0})
     config.dedup = ConfigDict(
         {
+            "url": False,
             "exact": True,
             "near": "drop",
             "threshold": 0.7,

@@ -31,4 +31,5 @@ def get_config() -> ConfigDict:
     # In FineWeb's order: address, language, then the rules on the text.
     config.filters.names = ("url", "language", *config.filters.names)
     config.pii.types = ("email", "secret", "iban", "card", "ipv6", "ipv4", "ssn", "phone")
+    config.dedup.url = True
     return config

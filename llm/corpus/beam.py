@@ -77,12 +77,14 @@ def _equal(
     corpus: select.Corpus,
     rank: np.ndarray,
     alive: np.ndarray,
+    what: str,
     *,
     folder: Path,
     options: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join documents of equal text to the best-ranked of them."""
-    found = _grouped(corpus, rank, alive, folder, options, _exact_keys, _first_of, 0.0)
+    """Join documents of equal text or address to the best-ranked of them."""
+    keys = (_equal_keys, what)
+    found = _grouped(corpus, rank, alive, folder, options, keys, _first_of, 0.0)
     return found[0], found[1]
 
 
@@ -97,7 +99,7 @@ def _near(
 ) -> Iterator[select.Portion]:
     """Compare the documents of each band's buckets; every pair is told once."""
     left, right, same = _grouped(
-        corpus, rank, alive, folder, options, _band_keys, _compared, similar.threshold
+        corpus, rank, alive, folder, options, (_band_keys,), _compared, similar.threshold
     )
     similar.remember(left, right, same.astype(bool))
     yield left, right, same.astype(bool)
@@ -109,7 +111,7 @@ def _grouped(
     alive: np.ndarray,
     folder: Path,
     options: Sequence[str],
-    keys: Any,
+    keys: tuple[Any, ...],
     pairs: Any,
     threshold: float,
 ) -> np.ndarray:
@@ -128,7 +130,7 @@ def _grouped(
             pipeline
             | beam.Create(range(len(corpus.places)))
             | beam.Reshuffle()
-            | beam.FlatMap(keys, where)
+            | beam.FlatMap(keys[0], where, *keys[1:])
             | "buckets" >> beam.GroupByKey()
             | beam.FlatMap(pairs, where, threshold)
             | "distinct" >> beam.GroupByKey()
@@ -159,11 +161,11 @@ Keyed = Iterator[tuple[int, int]]
 Pairs = Iterator[tuple[tuple[int, int], bool]]
 
 
-def _exact_keys(shard: int, where: Where) -> Keyed:
+def _equal_keys(shard: int, where: Where, what: str) -> Keyed:
     corpus, _, alive = _opened(*where)
     mine = np.arange(corpus.starts[shard], corpus.starts[shard + 1])
     mine = mine[alive[mine]]
-    yield from _keyed(corpus.text_keys(mine), mine)
+    yield from _keyed(corpus.keys(what, mine), mine)
 
 
 def _band_keys(shard: int, where: Where) -> Keyed:

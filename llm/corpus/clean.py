@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm.corpus import bias, filters, histograms, inject, minhash, sources, stored, units
+from llm.corpus import bias, filters, histograms, inject, minhash, origin, sources, stored, units
 from llm.corpus.documents import Document, Drop
 from llm.text import normalize, pii, records
 from llm.text.views import views
@@ -270,11 +270,18 @@ def _arrays(batch: list[Document]) -> dict[str, np.ndarray]:
         "exact": np.frombuffer(exact, np.uint64).reshape(count, 2),
         "name": np.frombuffer(names, np.uint64),
         "group": np.frombuffer(groups, np.uint64),
+        "url": np.fromiter((_address(d) for d in batch), np.uint64, count),
         "size": np.fromiter(sizes, np.int64, count),
         "score": np.fromiter((_score(d) for d in batch), np.float32, count),
         "lean": np.zeros(count, np.int8),
         "planted": np.fromiter(("injected" in d["meta"] for d in batch), np.bool_, count),
     }
+
+
+def _address(document: Document) -> int:
+    """Return a key of a document's address, 0 where it has none."""
+    address = origin.same_address(str(document.get("url") or ""))
+    return int.from_bytes(_key(address), "little") if address else 0
 
 
 def _score(document: Document) -> float:

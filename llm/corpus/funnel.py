@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 
 from llm.corpus import bias, histograms, minhash
-from llm.corpus.select import CUT, EXACT, EXCESS, KEPT, NEAR, PLANTED, SPLITS, Corpus, Selection
+from llm.corpus.select import (
+    ADDRESS,
+    CUT,
+    EXACT,
+    EXCESS,
+    KEPT,
+    NEAR,
+    PLANTED,
+    SPLITS,
+    Corpus,
+    Selection,
+)
 
 SAMPLES = 3
 CLEAR = 0.85  # Jaccard similarity from which a near copy ought to be found
@@ -97,7 +108,7 @@ def _steps(
             }
         )
     sizes, real = corpus.columns["size"], ~corpus.columns["planted"]
-    for name, gone in (("exact copies", [EXACT]), ("near copies", [EXACT, NEAR])):
+    for name, gone in (("exact copies", [ADDRESS, EXACT]), ("near copies", [ADDRESS, EXACT, NEAR])):
         left = real & ~np.isin(chosen.status, gone)
         rows.append({"step": name, "documents": int(left.sum()), "bytes": int(sizes[left].sum())})
     # A row says what the step left over: the count that reached the next step.
@@ -141,6 +152,7 @@ def _add_copies(
 ) -> None:
     real, sizes = ~corpus.columns["planted"], corpus.columns["size"]
     fates = (
+        ("same_address", "exact copies", ADDRESS, None),
         ("exact_copy", "exact copies", EXACT, 1.0),
         ("near_copy", "near copies", NEAR, dedup["threshold"]),
         ("repeats_leave_too_little", "repeats", CUT, dedup["min_left_chars"]),

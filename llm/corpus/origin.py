@@ -84,6 +84,17 @@ def url(
     return results
 
 
+def same_address(address: str) -> str:
+    """Return an address so that equal pages have equal ones; "" where there is none."""
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        host = (parts.hostname or "").rstrip(".").removeprefix("www.")
+    except ValueError:
+        return address
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{host}{parts.path.rstrip('/')}{query}" if host else ""
+
+
 def _names(address: str) -> list[str]:
     """List what a domain list may hold for an address: its host's suffixes, and paths below."""
     try:

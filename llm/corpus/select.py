@@ -13,12 +13,12 @@ from llm.corpus.stored import Stored
 from llm.text.views import mix
 
 # Fates. CUT lost so much to repeats that it goes; EARLIER belongs to a corpus made before; EXCESS
-# goes for the balance of the others.
-KEPT, EXACT, NEAR, PLANTED, CUT, EARLIER, EXCESS = range(7)
+# goes for the balance of the others; ADDRESS has the address of another.
+KEPT, EXACT, NEAR, PLANTED, CUT, EARLIER, EXCESS, ADDRESS = range(8)
 SPLITS = ("train", "validation")
 KEYS = 1 << 24  # band keys sorted in one pass: about 1 GiB
 # What every document has, and stays in memory: about 60 bytes.
-COLUMNS = ("exact", "name", "group", "size", "score", "lean", "planted", "low", "high")
+COLUMNS = ("exact", "url", "name", "group", "size", "score", "lean", "planted", "low", "high")
 
 
 class Corpus(NamedTuple):
@@ -53,10 +53,10 @@ class Corpus(NamedTuple):
         """Return the exact Jaccard similarity of two documents' shingles."""
         return minhash.jaccard(self.shingles_of(left), self.shingles_of(right))
 
-    def text_keys(self, documents: np.ndarray) -> np.ndarray:
-        """Return a key of each document's text, equal for exact copies."""
-        halves = self.columns["exact"][documents]
-        return halves[:, 0] ^ mix(halves[:, 1])
+    def keys(self, what: str, documents: np.ndarray) -> np.ndarray:
+        """Return a key of each document's "exact" text, or its "url", equal for copies."""
+        found = self.columns[what][documents]
+        return found if what == "url" else found[:, 0] ^ mix(found[:, 1])
 
     def band(self, number: int, part: int = 0, parts: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and documents of one band, or of one part of its keys."""
@@ -88,7 +88,7 @@ Portion = tuple[np.ndarray, np.ndarray, np.ndarray]  # left, right, whether they
 class Search(NamedTuple):
     """How an engine finds copies among documents; the results of all engines are the same.
 
-    equal: (corpus, rank, alive) -> (kept, its exact copy).
+    equal: (corpus, rank, alive, "exact" or "url") -> (kept, its copy).
     near: (corpus, rank, alive, similar) -> portions of compared pairs.
     """
 
@@ -159,9 +159,11 @@ def own(corpus: Corpus) -> Corpus:
     return corpus._replace(columns=columns, starts=corpus.starts[: corpus.own_shards + 1])
 
 
-def _equal(corpus: Corpus, rank: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _equal(
+    corpus: Corpus, rank: np.ndarray, alive: np.ndarray, what: str
+) -> tuple[np.ndarray, np.ndarray]:
     living = np.flatnonzero(alive)
-    left, right = cluster.equal_edges(corpus.text_keys(living), rank[living])
+    left, right = cluster.equal_edges(corpus.keys(what, living), rank[living])
     return living[left], living[right]
 
 
@@ -185,6 +187,7 @@ LOCAL = Search(_equal, _near)
 def select(
     corpus: Corpus,
     *,
+    url: bool = False,
     exact: bool = True,
     near: str = "drop",
     threshold: float = 0.7,
@@ -202,6 +205,7 @@ def select(
 
     Args:
         corpus: arrays of `load`.
+        url: drop documents that have the address of another.
         exact: drop documents whose normalised text appeared before.
         near: "drop" near copies of Jaccard similarity >= threshold, "group" them into one
             split only, or "off".
@@ -225,9 +229,14 @@ def select(
     component = np.arange(len(status))
     real = ~columns["planted"]  # planted documents tie no others together
     stats: dict[str, Any] = {"candidates": 0, "verified": 0}
-    if exact:
-        left, right = search.equal(corpus, rank, _alive(status))
-        _lose(status, keeper, right, left, EXACT)
+    for wanted, what, fate in ((url, "url", ADDRESS), (exact, "exact", EXACT)):
+        if not wanted:
+            continue
+        alive = _alive(status)
+        if what == "url":  # a planted copy has the address of its original
+            alive &= real & (columns["url"] != 0)
+        left, right = search.equal(corpus, rank, alive, what)
+        _lose(status, keeper, right, left, fate)
         cluster.join(component, left[real[right]], right[real[right]])
     if near != "off":
         similar = Similar(corpus, threshold)

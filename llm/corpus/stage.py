@@ -121,6 +121,7 @@ def _filters(names: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
 
 
 def _dedup(
+    url: bool = False,
     exact: bool = True,
     near: str = "drop",
     threshold: float = 0.7,
@@ -326,7 +327,7 @@ def _signing(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _selection_options(settings: dict[str, Any]) -> dict[str, Any]:
     dedup = settings["dedup"]
-    shared = ("exact", "near", "threshold", "keep", "min_run_chars", "min_left_chars")
+    shared = ("url", "exact", "near", "threshold", "keep", "min_run_chars", "min_left_chars")
     return {
         **{key: dedup[key] for key in shared},
         "repeats_of": dedup["repeats"],

@@ -86,7 +86,7 @@ def seen_sequences(run: str) -> Iterator[np.ndarray]:
     feed = mixing.make_feed(
         datasets,
         settings["data"],
-        steps=int(settings["train"]["steps"]),
+        steps=int(settings["train"].get("steps", steps)),
         seed=int(settings["seed"]),
         batch_size=int(settings["train"]["batch_size"]),
     )

@@ -260,6 +260,24 @@ def test_what_is_planted_changes_no_document(made, tmp_path):
     assert bare == planted
 
 
+def test_one_address_is_read_once(tmp_path):
+    rows = [
+        {"id": f"d{i}", "url": url, "text": f"The {name} page says something of its own."}
+        for i, (name, url) in enumerate(
+            [("first", "https://www.example.org/a/"), ("second and longer", "http://example.org/a#b"),
+             ("third", "https://example.org:443/a"), ("fourth", "https://example.org/a?b=1"),
+             ("fifth", "http://example.org/A"), ("sixth", ""), ("seventh", "")]
+        )
+    ]  # fmt: skip
+    made = own(tmp_path, ["x"])
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made.dedup.url = True
+    result = stage.run(made, str(tmp_path / "a"), quiet())
+    found = {d["id"] for d in records.read_documents(tmp_path / "a")}
+    assert found == {"d1", "d3", "d4", "d5", "d6"}
+    assert result["reasons"]["same_address"]["count"] == 2
+
+
 def test_repeated_runs_stay_once(tmp_path):
     rng = random.Random(0)
 
