@@ -86,9 +86,11 @@ def main() -> None:
     for name in CHAIN:
         ours, other = kept(given, (name,)), theirs["decisions"][name]
         same = sum(a == b for a, b in zip(ours, other, strict=True)) / len(given)
+        split = theirs["our_splitting"][name]
+        alike = sum(a == b for a, b in zip(ours, split, strict=True)) / len(given)
         only = sum(a and not b for a, b in zip(ours, other, strict=True))
-        print(f"{name:20} agree {same:.4f}; kept only here {only}, ours {sum(ours)} kept, "
-              f"theirs {sum(other)}")  # fmt: skip
+        print(f"{name:20} agree {same:.4f} (with our splitting {alike:.4f}); kept only here "
+              f"{only}, ours {sum(ours)} kept, theirs {sum(other)}")  # fmt: skip
     same = sum(a == b for a, b in zip(chain, theirs["chain"], strict=True)) / len(given)
     seconds = sorted(rounds)[1]
     print(f"{'chain':20} agree {same:.4f}; kept {sum(chain)} here, {sum(theirs['chain'])} there")

@@ -3,8 +3,9 @@
 
 Command:  python benchmarks/peers/datatrove_filters.py TEXTS.jsonl DECISIONS.json
 
-Writes, per filter, which texts it keeps, judging every text; and the CPU seconds of the chain, in
-which a dropped text is not judged again.
+Writes, per filter, which texts it keeps, judging every text; the CPU seconds of the chain, in which
+a dropped text is not judged again; and what its filters keep with our splitting into words and
+sentences and our list of marks, which tells differences of splitting from differences of rules.
 """
 
 import json
@@ -19,7 +20,15 @@ from datatrove.pipeline.filters import (
     FineWebQualityFilter,
     GopherQualityFilter,
     GopherRepetitionFilter,
+    c4_filters,
+    fineweb_quality_filter,
+    gopher_quality_filter,
+    gopher_repetition_filter,
 )
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from llm.corpus import c4, fineweb
+from llm.text.views import WORD
 
 
 def keeps(judge: Any, text: str) -> bool:
@@ -48,9 +57,23 @@ def main() -> None:
         chain.append(all(r[0] if isinstance(r, tuple) else r for r in results))
     seconds = time.process_time() - start
     decisions = {name: [keeps(judge, t) for t in texts] for name, judge in judges.items()}
-    Path(target).write_text(
-        json.dumps({"seconds": seconds, "chain": chain, "decisions": decisions}), "utf-8"
-    )
+    _take_our_splitting()
+    judges["fineweb"] = FineWebQualityFilter(stop_chars=fineweb.TERMINAL_MARKS)
+    split = {name: [keeps(judge, t) for t in texts] for name, judge in judges.items()}
+    found = {"seconds": seconds, "chain": chain, "decisions": decisions, "our_splitting": split}
+    Path(target).write_text(json.dumps(found), "utf-8")
+
+
+def _take_our_splitting() -> None:
+    def words(text: str, language: str) -> list[str]:
+        return WORD.findall(text)
+
+    def sentences(text: str, language: str) -> list[str]:
+        return [text] * c4.count_sentences(text)
+
+    for module in (gopher_quality_filter, gopher_repetition_filter, fineweb_quality_filter):
+        module.split_into_words = words
+    c4_filters.split_into_sentences = sentences
 
 
 if __name__ == "__main__":
