@@ -44,6 +44,7 @@ DATA = {
     "labels": "llm.posttrain.labels:labels",
     "document_labels": "llm.posttrain.labels:document_labels",
     "puzzle_chats": "llm.posttrain.rows:puzzle_chats",
+    "puzzle_preferences": "llm.posttrain.rows:puzzle_preferences",
 }
 
 # config.data.source of questions that the model answers while it learns: (**section) ->

@@ -30,7 +30,7 @@ def get_config():
     config.rollout.missing_eos_penalty = 1.0
     config.rollout.advantages = ConfigDict({"name": "gae", "gamma": 1.0, "lam": 0.95})
     config.rollout.kl = ConfigDict(
-        {"place": "reward", "estimator": "k1", "coef": 0.05, "target": 0.3, "horizon": 2000.0}
+        {"place": "reward", "estimator": "k1", "coef": 0.05, "target": 0.7, "horizon": 500.0}
     )
     config.schedule.peak = 5e-4
     config.train.log_every = 20

@@ -75,3 +75,19 @@ def chats(records: list[dict[str, str]], *, wrong: float, seed: int) -> list[dic
         ]
         made.append({"messages": messages})
     return made
+
+
+def preferences(records: list[dict[str, str]], *, seed: int) -> list[dict[str, str]]:
+    """Return pairs of the right answer and a wrong one of the same form.
+
+    Args:
+        records: {"prompt", "answer"}, with at least two different answers.
+        seed: of the wrong ones.
+    """
+    rng = random.Random(seed)
+    answers = sorted({record["answer"] for record in records})
+    made = []
+    for record in records:
+        wrong = rng.choice([answer for answer in answers if answer != record["answer"]])
+        made.append({"prompt": record["prompt"], "chosen": record["answer"], "rejected": wrong})
+    return made

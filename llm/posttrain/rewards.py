@@ -197,7 +197,31 @@ def length(samples: Sequence[Sample], *, least: int = 1, most: int, buffer: int 
     return [score(s.tokens) for s in samples]
 
 
+def model(samples: Sequence[Sample], *, path: str, batch: int = 64) -> Scores:
+    """Score each question with its answer by a reward model (configs/posttrain/reward.py).
+
+    Args:
+        samples: answers; a question that is a text is a user's message.
+        path: of the reward model: anything that `llm.load` opens.
+        batch: answers scored at once.
+    """
+    chats = []
+    for sample in samples:
+        text = isinstance(sample.prompt, str)
+        asked = [{"role": "user", "content": sample.prompt}] if text else list(sample.prompt)
+        chats.append([*asked, {"role": "assistant", "content": sample.text}])
+    return _loaded(path).scores(chats, batch)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(path: str) -> Any:
+    import llm
+
+    return llm.load(path)
+
+
 REWARDS: dict[str, str] = {
+    "model": "llm.posttrain.rewards:model",
     "exact": "llm.posttrain.rewards:exact",
     "number": "llm.posttrain.rewards:number",
     "units": "llm.posttrain.rewards:units",

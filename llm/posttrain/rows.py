@@ -146,13 +146,49 @@ def puzzle_chats(
     seed: int = 0,
 ) -> Splits:
     """Pack chats of small tasks, a share of them with wrong answers; see `puzzles`."""
-    records = puzzles.make(kind, count=count + held_out, size=size, seed=seed)
+    return _from_puzzles(
+        folder,
+        puzzles.make(kind, count=count + held_out, size=size, seed=seed),
+        held_out,
+        lambda records: puzzles.chats(records, wrong=wrong, seed=seed),
+        _maker(prepare.prepare_chats, tokenizer, length, "drop"),
+    )
+
+
+def puzzle_preferences(
+    tokenizer: Any,
+    folder: str,
+    *,
+    length: int,
+    kind: str = "largest",
+    count: int = 4000,
+    size: int = 4,
+    held_out: int = 256,
+    seed: int = 0,
+) -> Splits:
+    """Write pairs of a right and a wrong answer to small tasks; see `puzzles`."""
+    return _from_puzzles(
+        folder,
+        puzzles.make(kind, count=count + held_out, size=size, seed=seed),
+        held_out,
+        lambda records: puzzles.preferences(records, seed=seed),
+        _maker(prepare.prepare_preferences, tokenizer, length, "drop"),
+    )
+
+
+def _from_puzzles(
+    folder: str,
+    records: list[dict[str, str]],
+    held_out: int,
+    build: Callable[[list[dict[str, str]]], list[dict]],
+    make: Callable[[Iterable[dict], str, str], None],
+) -> Splits:
+    """Write the rows of puzzles; the first are held out."""
     made = {}
-    for split, part in (("train", records[held_out:]), ("validation", records[:held_out])):
-        chosen = puzzles.chats(part, wrong=wrong, seed=seed)
+    for split, mine in (("train", records[held_out:]), ("validation", records[:held_out])):
+        built = build(mine)
         target = str(files.path(folder) / split)
-        source = files.hash_json(chosen)
-        prepare.prepare_chats(chosen, tokenizer, length, target, source_hash=source)
+        make(built, target, files.hash_json(built))
         made[split] = open_rows(target)
     return made
 

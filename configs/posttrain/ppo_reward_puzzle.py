@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimise a reward model by PPO, and watch what a verifier says of it: the largest of four digits.
+
+    python scripts/posttrain.py --config=configs/posttrain/ppo_reward_puzzle.py \\
+        --workdir=runs/puzzle/ppo_reward --config.init.from=runs/puzzle/sft \\
+        --config.rollout.rewards.model.path=runs/puzzle/reward
+
+The reward model comes from configs/posttrain/puzzle_reward.py. "exact" has weight 0: training does
+not see it, the monitors do (rollout/gold, rollout/hack_gap, rollout/sign_gold).
+
+Hardware: any CPU with two cores, about a minute; held-out exact answers 0.42 to EXPECTED.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.posttrain import ppo_puzzle
+
+
+def get_config():
+    config = ppo_puzzle.get_config()
+    config.rollout.rewards = ConfigDict(
+        {"model": {"weight": 1.0, "path": "runs/puzzle/reward"}, "exact": {"weight": 0.0}}
+    )
+    config.rollout.reward_clip = 5.0
+    return config
