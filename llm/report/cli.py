@@ -17,10 +17,12 @@ FOLDERS = {
     "pretrain": ("pretrain",),
     "sft": ("sft",),
     "dpo": ("dpo",),
+    "grpo": ("grpo",),
     "eval": ("eval",),
     "compress": ("compress", "int8"),
     "serve": ("serve",),
 }
+TRAINING = ("pretrain", "sft", "dpo", "grpo")
 
 
 def find_stages(runs: Path) -> dict[str, Path]:
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         stages = find_stages(runs)
         page = life_report(stages, runs / "report.html")
-        training = [stages[name] for name in ("pretrain", "sft", "dpo") if name in stages]
+        training = [stages[name] for name in TRAINING if name in stages]
         card = training and write_model_card(
             runs / "MODEL_CARD.md",
             name=runs.name,

@@ -35,8 +35,8 @@ def life_report(
 
     Args:
         directories: stage -> its folder, in the order to tell them. Stages that the page has words
-            for: corpus, tokenizer, pretrain, sft, dpo, eval, compress, serve; others are shown
-            under their own name. A folder that does not exist is left out.
+            for are in `STAGES`; others are shown under their own name. A folder that does
+            not exist is left out.
         out: the HTML file to write; links go to the stages' own reports, relative to it.
         title: of the page.
 
@@ -285,9 +285,10 @@ def _tokenizer_key(run: Run) -> Key:
 
 
 def _training_key(run: Run) -> Key:
-    """Prefer reward accuracy, then bits per byte, the held-out loss, the training loss."""
+    """Prefer reward accuracy, then reward, bits per byte, held-out loss, training loss."""
     for metric, note, percent in (
         ("reward_accuracy", "reward accuracy", True),
+        ("reward", "reward of held-out questions", False),
         ("bits_per_byte", "bits per byte, held out", False),
         ("loss", "held-out loss", False),
     ):
@@ -335,6 +336,9 @@ STAGES: dict[str, Stage] = {
     ),
     "dpo": Stage(
         "Preferences", "It learns to prefer the true answer over a plausible one.", _training_key
+    ),
+    "grpo": Stage(
+        "Reinforcement", "It answers by itself, and learns from what a rule rewards.", _training_key
     ),
     "eval": Stage("Evaluation", "Every number beside its chance level and interval.", _eval_key),
     "compress": Stage("Compression", "Smaller weights, and what they cost.", _summary_key),

@@ -15,6 +15,11 @@ OBJECTIVES = {
     "sft": "supervised fine-tuning on chats",
     "dpo": "direct preference optimisation (DPO)",
     "ipo": "identity preference optimisation (IPO)",
+    "reward": "a reward model of preferences",
+    "grpo": "reinforcement learning from rewards (GRPO)",
+    "rloo": "reinforcement learning from rewards (RLOO)",
+    "reinforce_pp": "reinforcement learning from rewards (REINFORCE++)",
+    "ppo": "reinforcement learning from rewards (PPO)",
 }
 
 
