@@ -15,7 +15,7 @@ from configs import common
 
 
 def get_config():
-    config = common.follow_up(steps=300, batch_size=32, length=32)
+    config = common.follow_up(steps=400, batch_size=48, length=32)
     config.model.head = "sequence"
     config.model.n_classes = 1
     config.data = ConfigDict(
@@ -26,7 +26,7 @@ def get_config():
     config.schedule.peak = 3e-3
     config.schedule.warmup_steps = 20
     config.train.log_every = 50
-    config.train.eval_every = 150
+    config.train.eval_every = 200
     config.evals.validation.batches = 0
-    config.checkpoint.every = 300
+    config.checkpoint.every = 400
     return config

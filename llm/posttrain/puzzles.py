@@ -80,6 +80,8 @@ def chats(records: list[dict[str, str]], *, wrong: float, seed: int) -> list[dic
 def preferences(records: list[dict[str, str]], *, seed: int) -> list[dict[str, str]]:
     """Return pairs of the right answer and a wrong one of the same form.
 
+    Every other wrong answer stands in the question, where one does: those are hardest to tell.
+
     Args:
         records: {"prompt", "answer"}, with at least two different answers.
         seed: of the wrong ones.
@@ -88,6 +90,9 @@ def preferences(records: list[dict[str, str]], *, seed: int) -> list[dict[str, s
     answers = sorted({record["answer"] for record in records})
     made = []
     for record in records:
-        wrong = rng.choice([answer for answer in answers if answer != record["answer"]])
-        made.append({"prompt": record["prompt"], "chosen": record["answer"], "rejected": wrong})
+        prompt, right = record["prompt"], record["answer"]
+        others = [answer for answer in answers if answer != right]
+        near = [answer for answer in others if answer in prompt]
+        wrong = rng.choice(near if near and rng.random() < 0.5 else others)
+        made.append({"prompt": prompt, "chosen": right, "rejected": wrong})
     return made
