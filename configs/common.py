@@ -95,7 +95,8 @@ def adapter(name: str = "none", **overrides: Any) -> dict[str, Any]:
 
 def follow_up(*, steps: int, batch_size: int, length: int) -> ConfigDict:
     """Return a run that starts from another's checkpoint and keeps its model and tokenizer."""
-    inherited = ConfigDict({"name": "inherit", "dropout": 0.0, "adapter": adapter("inherit")})
+    inherited = ConfigDict({"name": "inherit", "dropout": 0.0, "embed_noise": 0.0})
+    inherited.adapter = adapter("inherit")
     config = training(inherited, steps=steps, batch_size=batch_size, length=length)
     config.tokenizer.path = ""
     config.train.eval_first = True

@@ -23,6 +23,12 @@ OBJECTIVES = {
     "fim": "llm.train.objective:cross_entropy",
     "dpo": "llm.posttrain.preference:dpo",
     "ipo": "llm.posttrain.preference:ipo",
+    "kto": "llm.posttrain.preference:kto",
+    "orpo": "llm.posttrain.preference:orpo",
+    "simpo": "llm.posttrain.preference:simpo",
+    "cpo": "llm.posttrain.preference:cpo",
+    "distill": "llm.train.distill:distill",
+    "gkd": "llm.train.distill:gkd",
     "reward": "llm.posttrain.reward:reward",
     "classify": "llm.posttrain.classify:classify",
     "ppo": "llm.posttrain.policy:ppo",
@@ -39,6 +45,8 @@ DATA = {
     "tfds": "llm.pretrain.rows:tfds",
     "chats": "llm.posttrain.rows:chats",
     "preferences": "llm.posttrain.rows:preferences",
+    "answers": "llm.posttrain.rows:answers",
+    "function_answers": "llm.posttrain.rows:function_answers",
     "function_questions": "llm.posttrain.rows:function_questions",
     "function_preferences": "llm.posttrain.rows:function_preferences",
     "labels": "llm.posttrain.labels:labels",
@@ -235,7 +243,7 @@ def sources(config: Any) -> dict[str, dict[str, Any]]:
     """Return the data sources by name: one, or those of config.data.mixture."""
     from llm.data import mixing
 
-    beside = ("mixture", "mixing", "corruption", "epochs")
+    beside = ("mixture", "mixing", "corruption", "epochs", "teacher")
     section = {k: v for k, v in config.data.items() if k not in beside}
     mixture = config.data.get("mixture", {})
     if not mixture:
@@ -273,7 +281,7 @@ def train(config: Any, workdir: str) -> Any:
         answers = config.data.source in PROMPTS
         if not answers:
             with startup.first_alone():
-                feed, splits = _rows(config, workdir, tokens, shape.vocab_size)
+                feed, splits = _rows(config, workdir, tokens, shape.vocab_size, start)
             shape = startup.with_classes(shape, splits)
         both_ways = config.objective.name in PREFIXED and shape.architecture == "decoder"
         shape = dataclasses.replace(shape, prefix_lm=both_ways)
@@ -315,7 +323,9 @@ def _report(workdir: str) -> None:
     print(f"report: {run_report(workdir)}")
 
 
-def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any, dict[str, Any]]:
+def _rows(
+    config: Any, workdir: str, tokens: Any, vocab_size: int, start: Any
+) -> tuple[Any, dict[str, Any]]:
     """Prepare the rows of every source; return the training feed and the held-out splits."""
     from llm.core import sharding, shards
     from llm.data import mixing
@@ -326,7 +336,12 @@ def _rows(config: Any, workdir: str, tokens: Any, vocab_size: int) -> tuple[Any,
         builder = configs.resolve_builder(DATA[options.pop("source")])
         if options.get("path") == "":
             options["path"] = _embedded_corpus(workdir)
-        found[name] = builder(tokens, str(files.path(workdir) / "rows" / name), **options)
+        made = builder(tokens, str(files.path(workdir) / "rows" / name), **options)
+        if "rows" in (config.objective.get("reference"), config.objective.get("teacher")):
+            from llm.posttrain import reference
+
+            made = reference.add_known(config, made, start, vocab_size)
+        found[name] = made
     index, count = shards.host_share(sharding.make_mesh(dict(config.mesh)))
     feed = mixing.make_feed(
         {name: splits["train"] for name, splits in found.items()},

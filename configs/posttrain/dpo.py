@@ -17,7 +17,16 @@ def get_config():
     config = common.follow_up(steps=220, batch_size=16, length=96)
     config.data.source = "function_preferences"
     config.objective = ConfigDict(
-        {"name": "dpo", "beta": 0.1, "label_smoothing": 0.0, "sft_weight": 0.0, "chunk": 0}
+        {
+            "name": "dpo",
+            "loss": "sigmoid",
+            "beta": 0.1,
+            "label_smoothing": 0.0,
+            "average": False,
+            "sft_weight": 0.0,
+            "chunk": 0,
+            "reference": "start",
+        }
     )
     # Small steps: at three times this rate the model drifts from its reference and learns less
     config.optimizer = ConfigDict(

@@ -24,8 +24,10 @@ def get_config():
     config.objective = ConfigDict(
         {
             "name": "dpo",
+            "loss": "sigmoid",
             "beta": 0.1,
             "label_smoothing": 0.0,
+            "average": False,
             "sft_weight": 0.0,
             "chunk": 0,
             "reference": "base",

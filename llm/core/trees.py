@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from llm import files
+
 
 def path_name(path: Any) -> str:
     """Return a key path as "a/b/0"."""
@@ -52,6 +54,14 @@ def merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
 def map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
     """Map `function(name, leaf)` over a tree."""
     return jax.tree_util.tree_map_with_path(lambda p, x: function(path_name(p), x), tree)
+
+
+def fingerprint(tree: Any) -> str:
+    """Return a hash of all leaves' names and bytes."""
+    named = flatten(jax.device_get(tree))
+    return files.hash_json(
+        [[name, files.hash_bytes(np.ascontiguousarray(x).tobytes())] for name, x in named.items()]
+    )
 
 
 def count(tree: Any) -> int:

@@ -100,6 +100,44 @@ def preference_examples(
     return [answer_example(prompt, messages, tokenizer) for messages in sides.values()]
 
 
+def single_answers(
+    records: Iterable[dict[str, Any]],
+) -> list[tuple[list[Any], list[dict[str, Any]], int]]:
+    """Return (prompt, whole chat, 1 if the answer is desirable) of answers with a label.
+
+    Records are {"prompt", "completion", "label"}, or preferences and rankings, each of whose pairs
+    is a desirable and an undesirable answer. All desirable ones come first, so that neighbours have
+    different prompts.
+
+    Raises:
+        DataError: a record is malformed.
+    """
+    found: tuple[list, list] = ([], [])
+    for number, record in enumerate(records):
+        name = f"answer {number}"
+        if "completion" not in record:
+            for pair in pairs_of(record, name):
+                for side, label in (("chosen", 1), ("rejected", 0)):
+                    one = {"prompt": pair.get("prompt"), "completion": pair.get(side)}
+                    found[1 - label].append((*_answered(one, name), label))
+            continue
+        if not isinstance(record.get("label"), bool):
+            raise DataError(
+                f"{name} has no label that is true or false.",
+                'Write {"prompt": …, "completion": …, "label": true}.',
+            )
+        found[1 - record["label"]].append((*_answered(record, name), int(record["label"])))
+    return found[0] + found[1]
+
+
+def _answered(record: dict[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Return the messages of a prompt, and those with its completion."""
+    prompt = _messages(record.get("prompt") or [], "user")
+    if not prompt or not record.get("completion"):
+        raise DataError(f"{name} has no prompt and answer.", "Give both, as strings or messages.")
+    return prompt, check_messages(prompt + _messages(record["completion"], "assistant"), name)
+
+
 def number_of(record: dict[str, Any], key: str, name: str) -> float:
     """Return a number of a record; 0 where it has none.
 

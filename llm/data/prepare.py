@@ -143,6 +143,48 @@ def prepare_preferences(
     return _store("preferences", out_dir, blocks, tokenizer, key, counter)
 
 
+def prepare_answers(
+    source: Any,
+    tokenizer: Tokenizer,
+    length: int,
+    out_dir: Any,
+    *,
+    too_long: str = "drop",
+    source_hash: str = "",
+) -> dict[str, Any]:
+    """Tokenise single answers with a label, one per row, each beside another answer to its prompt.
+
+    The other one ("kl_" fields) is the neighbour's: what the log-probabilities of such mismatched
+    answers moved by is KTO's point of reference.
+
+    Args:
+        source: a JSONL path, or dicts: see `examples.single_answers`.
+        too_long: "drop" or "truncate" answers of more tokens than a row, with either answer.
+
+    Raises:
+        ConfigError: an option is unknown.
+        DataError: a record is malformed, or no answer is left.
+    """
+    _check_choice("too_long", too_long, TOO_LONG)
+    options = {"too_long": too_long, "template": tokenizer.chat_template}
+    key, items = _source("answers", source, source_hash, tokenizer, length, options, None)
+    counter: Counter[str] = Counter()
+
+    def blocks() -> Iterator[packing.Row]:
+        answers = examples.single_answers(items())
+        for index, (prompt, chat, label) in enumerate(answers):
+            before, other, _ = answers[index - 1]
+            chats = (chat, [*prompt, *other[len(before) :]])
+            both = (examples.answer_example(prompt, each, tokenizer) for each in chats)
+            kept = list(_fitting(both, length, too_long, counter))
+            if len(kept) < 2:
+                continue
+            counter["examples"] += 1
+            yield alone(kept, ("", "kl_"), length) | {"labels": np.asarray(label, np.int32)}
+
+    return _store("answers", out_dir, blocks, tokenizer, key, counter)
+
+
 def alone(found: Sequence[packing.Row], prefixes: Sequence[str], length: int) -> packing.Row:
     """Return one row that holds each example by itself, its fields named by its prefix."""
     row: packing.Row = {}
@@ -198,6 +240,7 @@ PREPARE: dict[str, Callable[..., dict[str, Any]]] = {
     "documents": prepare_documents,
     "chats": prepare_chats,
     "preferences": prepare_preferences,
+    "answers": prepare_answers,
 }
 
 

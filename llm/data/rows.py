@@ -10,7 +10,7 @@ of `packing.SCALARS` has one number per row, [rows]; one of `packing.VECTORS` se
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 SHARD_TOKENS = 1 << 24  # tokens per shard and field
 Batch = dict[str, np.ndarray]
+# What `write_rows` itself puts into a manifest.
+COUNTED = (
+    "format",
+    "rows",
+    "length",
+    "fields",
+    "tokens",
+    "weight",
+    "segments",
+    "fingerprint",
+    "shards",
+)
 _KINDS = {**packing.DTYPES, **packing.SCALARS, **packing.VECTORS}
 
 
@@ -180,6 +192,49 @@ def write_rows(folder: Any, rows: Iterable[Batch], meta: dict[str, Any]) -> dict
         if _local(place):
             _remove(scratch)
     return manifest
+
+
+def pad_batch(batch: Batch, size: int) -> Batch:
+    """Fill a batch up to `size` rows with zeros (padding segments, weight 0)."""
+    missing = size - len(next(iter(batch.values())))
+    return {
+        k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) if missing else v
+        for k, v in batch.items()
+    }
+
+
+def extended(
+    dataset: RowDataset,
+    suffix: str,
+    key: str,
+    fields: Callable[[Batch], Batch],
+    batch_size: int,
+    **meta: Any,
+) -> RowDataset:
+    """Return the rows with more fields, written beside them, or found there again.
+
+    Args:
+        dataset: the rows.
+        suffix: of the new folder's name.
+        key: identifies what the fields are computed with.
+        fields: a batch of `batch_size` rows, the last one padded -> more fields of it.
+        batch_size: rows at a time.
+        meta: further entries of the manifest.
+    """
+    folder = dataset.folder.with_name(f"{dataset.folder.name}-{suffix}")
+    made = files.hash_json([1, dataset.fingerprint, key, meta])
+
+    def blocks() -> Iterator[Batch]:
+        for start in range(0, len(dataset), batch_size):
+            batch = dataset.take(np.arange(start, min(start + batch_size, len(dataset))))
+            size = len(next(iter(batch.values())))
+            more = fields(pad_batch(batch, batch_size))
+            yield batch | {name: values[:size] for name, values in more.items()}
+
+    if reusable(folder, made) is None:
+        kept = {k: v for k, v in dataset.manifest.items() if k not in COUNTED}
+        write_rows(folder, blocks(), {**kept, **meta, "config_hash": made})
+    return open_rows(folder)
 
 
 def _write(scratch: Any, rows: Iterable[Batch], meta: dict[str, Any], name: str) -> dict[str, Any]:

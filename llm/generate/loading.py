@@ -245,6 +245,7 @@ def for_inference(config: TransformerConfig, dtype: str) -> TransformerConfig:
         remat="none",
         dropout=0.0,
         stochastic_depth=0.0,
+        embed_noise=0.0,
         adapter=dataclasses.replace(config.adapter, base="full", dropout=0.0),
     )
 

@@ -115,6 +115,7 @@ class TransformerConfig:
     # Regularisation
     dropout: float = 0.0
     stochastic_depth: float = 0.0  # drop rate of the last layer; earlier layers linearly less
+    embed_noise: float = 0.0  # size of the noise on embeddings in training (NEFTune), 0 = none
     # Initialisation
     init: str = "truncated"
     init_std: float = 0.02
@@ -157,7 +158,8 @@ class TransformerConfig:
     @property
     def stochastic(self) -> bool:
         """Tell whether training draws random numbers inside the model."""
-        return self.dropout > 0 or self.stochastic_depth > 0 or self.adapter.dropout > 0
+        rates = (self.dropout, self.stochastic_depth, self.embed_noise, self.adapter.dropout)
+        return any(rate > 0 for rate in rates)
 
     def is_local(self, layer: int) -> bool:
         """Tell whether a layer attends within `window` only."""
@@ -218,6 +220,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     **dict.fromkeys(("attention_softcap", "logit_softcap", "attention_scale"), (0, None)),
     **dict.fromkeys(("position_offset", "rope_local_theta"), (0, None)),
     **dict.fromkeys(("dropout", "stochastic_depth"), (0, 0.999)),
+    "embed_noise": (0, None),
     "rope_partial": (0.01, 1.0),
     "rope_factor": (1.0, None),
     "rope_theta": (1.0, None),

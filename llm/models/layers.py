@@ -260,6 +260,24 @@ def dropout(x: Array, rate: float, keys: Array | None) -> Array:  # [B, ...]
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
+def embed_noise(x: Array, size: float, keys: Array | None, segments: Array | None) -> Array:
+    """Add uniform noise of up to size / sqrt(L D) to embedded texts of length L (NEFTune).
+
+    Lengths are those of the segments, so that packing changes no text's noise (arXiv:2310.05914,
+    §3; implementations that take L as the padded length of the batch add less).
+    """
+    if size == 0.0 or keys is None:
+        return x
+    _, T, D = x.shape
+    lengths = jnp.full(x.shape[:2], T)
+    if segments is not None:
+        count = jax.vmap(lambda s: jnp.bincount(s, length=T + 1)[s])
+        lengths = count(segments)
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (T, D), minval=-1.0, maxval=1.0))(keys)
+    scale = size / jnp.sqrt(jnp.maximum(lengths, 1) * D)
+    return (x + noise * scale[:, :, None]).astype(x.dtype)
+
+
 def drop_path(x: Array, rate: Array | float, keys: Array | None) -> Array:  # [B, T, D]
     """Drop a sublayer's whole output per example (stochastic depth, arXiv:1603.09382)."""
     if keys is None:

@@ -22,7 +22,7 @@ from llm.models import moe, pipeline, zigzag
 from llm.models.block import Block, Buffers, Context, Layer
 from llm.models.cache import Cache, plan_writes, write
 from llm.models.config import TransformerConfig
-from llm.models.layers import INITIALISERS, Dense, Embed, Norm, dropout, fold, param
+from llm.models.layers import INITIALISERS, Dense, Embed, Norm, dropout, embed_noise, fold, param
 from llm.models.mlp import ACTIVATIONS
 from llm.models.paged import PagedCache, Place
 from llm.models.positions import rope_tables
@@ -38,6 +38,7 @@ REMATS: dict[str, Any] = {
 }
 
 _EMBED_SITE = 1 << 20  # apart from every layer index
+_NOISE_SITE = _EMBED_SITE + 1
 
 
 def _layers(config: TransformerConfig, length: int, causal: bool, cross: bool) -> Any:
@@ -338,6 +339,7 @@ class Transformer(nn.Module):
         positions = _shift(self.config, positions)
         context = Context(positions, segments, keys=dropout_keys)
         x = self.embed(tokens, positions, token_types)
+        x = self._noisy(x, context)
         return self.encoder(x, context, {})[0]
 
     def _run(
@@ -374,13 +376,19 @@ class Transformer(nn.Module):
             tokens, token_types = _arrange((tokens, token_types))
             context = _even(context)
         with zigzag.order(even):
-            x = self.embed(tokens, context.positions, token_types)
+            x = self._noisy(self.embed(tokens, context.positions, token_types), context)
             x, buffers, aux = stack(x, context, _buffers(written), before)
         if even:
             x = zigzag.restore(x)
         if isinstance(written, PagedCache):
             return x, written._replace(pages=written.pages._replace(**buffers)), aux
         return x, None if written is None else written._replace(**buffers), aux
+
+    def _noisy(self, x: Array, context: Context) -> Array:
+        if context.keys is None:
+            return x
+        keys = fold(context.keys, _NOISE_SITE)
+        return embed_noise(x, self.config.embed_noise, keys, context.segments)
 
     def _prompt_states(self) -> tuple[Array, Array]:
         """Return the prompt's keys and values [L, P, K, H]: those of one row without a text.

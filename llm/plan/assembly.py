@@ -24,6 +24,8 @@ OBJECTIVES = {
     "clm": "llm.train.objective:cross_entropy",
     "sft": "llm.train.objective:cross_entropy",
 }
+# Rows of these hold a chosen and a rejected answer.
+PAIRED = ("reward", "dpo", "ipo", "orpo", "simpo", "cpo")
 ROW = {
     "tokens": jnp.int32,
     "targets": jnp.int32,
@@ -62,6 +64,11 @@ class Assembly(NamedTuple):
     objective: Objective
     optimizer: Optimizer
     batch: dict[str, jax.ShapeDtypeStruct]
+
+    @property
+    def compared(self) -> bool:
+        """Tell whether a frozen reference or teacher reads the rows too."""
+        return bool(jax.tree.leaves(self.where.frozen.objective))
 
     @property
     def pairs(self) -> bool:
@@ -111,8 +118,7 @@ def assemble(
     )
     where = initial.placement(objective, optimizer, bones, layout, ema=settings.ema_decay > 0)
     encoder_length, length = row_lengths(config, shape)
-    # An objective with a frozen reference compares a chosen and a rejected answer.
-    pairs = bool(jax.tree.leaves(where.frozen.objective))
+    pairs = config.objective.name in PAIRED
     return Assembly(
         shape,
         settings,

@@ -218,7 +218,9 @@ def _costs(
     row = _row(made)
     rows = made.settings.batch_size * (2 if made.pairs else 1)
     tokens = rows * (made.length + made.encoder_length)
-    model = rows * (row.training + (row.forward if made.pairs else 0.0))  # + the frozen reference
+    model = rows * (
+        row.training + (row.forward if made.compared else 0.0)
+    )  # + the frozen reference
     head = 2 * c.d_model * c.vocab_size * made.length
     repeated = rows * (row.forward - head) if c.remat == "full" else 0.0
     mesh = assembly.parts_of(made)

@@ -8,38 +8,10 @@ import jax.numpy as jnp
 
 from llm.errors import ConfigError
 from llm.models import pooling
+from llm.posttrain import pair_losses
 from llm.posttrain.preference import joined
 from llm.train import losses
 from llm.train.objective import Batch, Objective, model_inputs, nothing
-
-
-def bradley_terry(
-    chosen: jax.Array,
-    rejected: jax.Array,
-    real: jax.Array,
-    margins: jax.Array | float = 0.0,
-    *,
-    centre: float = 0.0,
-) -> losses.Sums:
-    """Sum -log σ(chosen - rejected - margin) over pairs (Bradley & Terry, 1952).
-
-    Args:
-        chosen: scores [B].
-        rejected: scores [B].
-        real: [B] bool; False leaves a pair out.
-        margins: [B], by how much the chosen answer should win (Llama 2, eq. 2).
-        centre: factor on (chosen + rejected)², which keeps scores around zero (arXiv:2312.09244).
-    """
-    each = -jax.nn.log_sigmoid(chosen - rejected - margins) + centre * (chosen + rejected) ** 2
-    weight = real.astype(jnp.float32).sum()
-    values = {
-        "loss": each,
-        "reward_accuracy": 0.5 + 0.5 * jnp.sign(chosen - rejected),  # a tie is half right
-        "reward_margin": chosen - rejected,
-        "reward_chosen": chosen,
-        "reward_rejected": rejected,
-    }
-    return {name: (jnp.where(real, x, 0).sum(), weight) for name, x in values.items()}
 
 
 def reward(model: Any, *, centre: float = 0.0, margin: float = 1.0) -> Objective:
@@ -71,6 +43,7 @@ def reward(model: Any, *, centre: float = 0.0, margin: float = 1.0) -> Objective
         chosen, rejected = jnp.split(found, 2)
         real = (batch["chosen_segments"] > 0).any(1) & (batch["rejected_segments"] > 0).any(1)
         margins = margin * batch["margins"] if "margins" in batch else 0.0
-        return bradley_terry(chosen, rejected, real, margins, centre=centre)
+        each = pair_losses.bradley_terry(chosen, rejected, margins, centre)
+        return pair_losses.pair_sums(each, chosen, rejected, real)
 
     return Objective(nothing, loss)

@@ -105,6 +105,21 @@ def preferences(
     return _hold_out(path, folder, validation, format, make)
 
 
+def answers(
+    tokenizer: Any,
+    folder: str,
+    *,
+    path: str,
+    length: int,
+    validation: float = 0.05,
+    too_long: str = "drop",
+    format: str = "auto",
+) -> Splits:
+    """Write {"prompt", "completion", "label"} records, or preferences as two answers each (KTO)."""
+    make = _maker(prepare.prepare_answers, tokenizer, length, too_long)
+    return _hold_out(path, folder, validation, format, make)
+
+
 def function_questions(
     tokenizer: Any, folder: str, *, path: str, length: int, limit: int = 0, seed: int = 0
 ) -> Splits:
@@ -191,6 +206,20 @@ def _from_puzzles(
         make(built, target, files.hash_json(built))
         made[split] = open_rows(target)
     return made
+
+
+def function_answers(
+    tokenizer: Any, folder: str, *, path: str, length: int, limit: int = 0, seed: int = 0
+) -> Splits:
+    """Write a function's summary as a good answer and another's as a bad one."""
+    return _from_corpus(
+        "answers",
+        tokenizer,
+        folder,
+        path,
+        length,
+        lambda d: questions.preferences(d, seed=seed, limit=limit),
+    )
 
 
 def _from_corpus(

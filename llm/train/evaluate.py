@@ -10,22 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm.core import shards
+from llm.data.rows import pad_batch
 from llm.errors import ConfigError
 from llm.train.loop import Hook
 from llm.train.objective import Objective
 from llm.train.settings import Inputs, Settings, keys
-from llm.train.step import Frozen, State, example_keys, full_params
+from llm.train.step import Frozen, State, full_params
 
 Place = Callable[[Mapping[str, np.ndarray]], Any]
-
-
-def pad_batch(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """Fill a batch up to `size` rows with zeros (padding segments, weight 0)."""
-    missing = size - len(next(iter(batch.values())))
-    return {
-        k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) if missing else v
-        for k, v in batch.items()
-    }
 
 
 def loss_evaluator(
@@ -49,8 +41,7 @@ def loss_evaluator(
     """
 
     def sums(params: Any, frozen: Any, batch: Any) -> Any:
-        keys = example_keys(jax.random.key(0), batch_size)
-        return objective.loss(params, frozen, batch, keys)
+        return objective.loss(params, frozen, batch, None)  # no dropout
 
     compiled = jax.jit(sums)
     rows = len(dataset) if not batches else min(len(dataset), batches * batch_size)

@@ -164,7 +164,10 @@ def begin(
     """Make the training state and the frozen part from full parameters."""
     ema = bool(jax.tree.leaves(where.state_shapes.ema))
     trained, rest = bones.split(params)
-    reference = jax.jit(objective.init, out_shardings=where.frozen.objective)(trained)
+    if objective.given is not None:
+        reference = jax.device_put(objective.given, where.frozen.objective)
+    else:
+        reference = jax.jit(objective.init, out_shardings=where.frozen.objective)(trained)
     # Copy: the step donates its state, and `params` may be referred to elsewhere.
     make = jax.jit(
         lambda p: init_state(jax.tree.map(jnp.copy, p), optimizer, ema),

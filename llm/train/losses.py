@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses shared by the stages: pure functions of arrays that return (sum, weight) pairs."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,16 @@ def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def log1mexp(x: jax.Array) -> jax.Array:
+    """Return log(1 - exp(x)) for x < 0 without losing digits on either side of -log 2."""
+    x = jnp.minimum(x, -1e-7)  # exp(0) leaves nothing, whose log is -inf
+    near = x > -math.log(2)
+    # Both branches get harmless numbers where they are not taken: gradients pass through `where`.
+    small = jnp.log(-jnp.expm1(jnp.where(near, x, -1.0)))
+    large = jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x)))
+    return jnp.where(near, small, large)
 
 
 def cross_entropy(
@@ -58,8 +69,8 @@ def cross_entropy(
 
 
 def in_chunks(
-    loss: Callable[[jax.Array, jax.Array, jax.Array], Sums],
-    hidden: jax.Array,
+    loss: Callable[[Any, jax.Array, jax.Array], Sums],
+    hidden: Any,
     targets: jax.Array,
     weights: jax.Array,
     chunk: int,
@@ -68,12 +79,12 @@ def in_chunks(
 
     Args:
         loss: (hidden [B, t, D], targets [B, t], weights [B, t]) -> sums; recomputed backwards.
-        hidden: [B, T, D].
+        hidden: [B, T, D], or a tree of arrays [B, T, …].
         targets: [B, T].
-        weights: [B, T].
+        weights: [B, T], or more of them, [B, T, n].
         chunk: positions at a time; 0, or one that does not divide T, means all at once.
     """
-    length = hidden.shape[1]
+    length = targets.shape[1]
     if not chunk or chunk >= length or length % chunk:
         return loss(hidden, targets, weights)
 
@@ -83,7 +94,7 @@ def in_chunks(
     def body(total: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, jax.checkpoint(loss)(*part)), None
 
-    parts = (slices(hidden), slices(targets), slices(weights))
-    shapes = jax.eval_shape(loss, *(p[0] for p in parts))
+    parts = jax.tree.map(slices, (hidden, targets, weights))
+    shapes = jax.eval_shape(loss, *jax.tree.map(lambda p: p[0], parts))
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(body, start, parts)[0]

@@ -29,11 +29,14 @@ class Objective(NamedTuple):
         init: trained leaves of the parameters -> frozen tree: (), a reference policy (of the
             trained leaves only: the others stay what they are), or a teacher.
         loss: (params, frozen, batch, keys) -> {"loss": (sum, weight), …}; keys [B] are PRNG keys,
-            one per example of the batch.
+            one per example of the batch, or None to draw nothing (evaluation).
+        given: what `init` would return, where it exists already (a teacher): it is laid over the
+            mesh instead of being computed.
     """
 
     init: Callable[[Any], Any]
-    loss: Callable[[Any, Any, Batch, jax.Array], losses.Sums]
+    loss: Callable[[Any, Any, Batch, Any], losses.Sums]
+    given: Any = None
 
 
 def nothing(params: Any) -> tuple:

@@ -84,7 +84,7 @@ def test_ipo_and_chunks_and_sft_term(model, batch):
     pc, pr, rc, rr = expected(made, params, reference, batch)
     delta = (pc - rc) - (pr - rr)
     each = (delta - 1 / (2 * 0.3)) ** 2 - 0.5 * pc / np.maximum(batch["chosen_weights"].sum(-1), 1)
-    objective = preference.ipo(made, beta=0.3, sft_weight=0.5, chunk=4)
+    objective = preference.ipo(made, beta=0.3, average=False, sft_weight=0.5, chunk=4)
     sums = objective.loss(params, reference, batch, None)
     assert float(sums["loss"][0]) == pytest.approx(each[:3].sum(), rel=1e-5)
 

@@ -26,6 +26,7 @@ class Rows:
 
 
 def loss(params, frozen, batch, keys):
+    assert keys is None  # nothing is drawn: dropout and noise are for training
     weight = batch["weight"].sum()
     return {"loss": ((batch["value"] * batch["weight"]).sum(), weight)} | {
         "nll": ((batch["value"] * batch["weight"]).sum(), weight)
