@@ -5,7 +5,7 @@
     python scripts/feedback.py --config=configs/feedback/refusals.py --workdir=runs/refusals \\
         --config.model=runs/sft
 
-Hardware: any; a second without a model (48 chats), 96 answers of the model with one. The
+Hardware: any; a second without a model (expect 48 chats), 96 answers of the model with one. The
 evaluation configs/eval/refusals.py asks other topics.
 """
 

@@ -7,6 +7,7 @@ seed alone. At the end the records become what other stages read.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,11 +53,13 @@ class Setting(NamedTuple):
         lm: the model that writes, or None.
         seed: of everything drawn.
         sampling: options of `lm.generate`.
+        model: name of the model's file or folder and a hash of its weights, "" without a model.
     """
 
     lm: Any
     seed: int
     sampling: dict[str, Any]
+    model: str = ""
 
     def write(self, prompts: Sequence[Any], keys: Sequence[str], **more: Any) -> list[str]:
         """Return a text for each chat; the draw depends on the chat, its key and the seed alone."""
@@ -102,13 +105,16 @@ def run(config: Any, workdir: str) -> dict[str, Any]:
         raise ConfigError(f"config.chunk={config.chunk}.", "Give at least 1 prompt.")
     launch.require_platform(config.platform)
     with lock.hold(workdir):
-        maker = builder(Setting(_load(config), int(config.seed), dict(config.sampling)), **section)
+        lm = _load(config)
+        model = _name(config.model, lm)
+        setting = Setting(lm, int(config.seed), dict(config.sampling), model)
+        maker = builder(setting, **section)
         prompts = maker.prompts(config.path, int(config.limit))
         if not prompts:
             raise DataError("There is no prompt.", "Give --config.path=<JSONL of prompts>.")
-        _same_settings(config, workdir)
+        _same_settings({**configs.to_dict(config), "model": model}, workdir)
         records = _make(maker, prompts, workdir, int(config.chunk))
-        return _finish(maker, records, config.maker.name, workdir)
+        return _finish(maker, records, {"task": config.maker.name, "model": model}, workdir)
 
 
 def _load(config: Any) -> Any:
@@ -119,14 +125,22 @@ def _load(config: Any) -> Any:
     return load(config.model, dtype=config.dtype)
 
 
-def _same_settings(config: Any, workdir: str) -> None:
-    """Refuse to go on with records that other settings made.
+def _name(source: str, lm: Any) -> str:
+    if lm is None:
+        return ""
+    from llm.core import fingerprint, trees
+
+    weights = fingerprint.fingerprint(trees.flatten(lm.params))
+    return f"{os.path.basename(source.rstrip('/'))}@{weights[:16]}"
+
+
+def _same_settings(now: Record, workdir: str) -> None:
+    """Refuse to go on with records that other settings or another model made.
 
     Raises:
         DataError: config.json of the workdir differs in what shapes the records.
     """
     place = files.path(workdir) / "config.json"
-    now = configs.to_dict(config)
     if place.exists():
         free = ("limit", "chunk", "path", "platform")
         before = files.read_json(place)
@@ -162,7 +176,7 @@ def _make(maker: Maker, prompts: Sequence[Prompt], workdir: str, chunk: int) -> 
     return [known[prompt.id] for prompt in prompts]
 
 
-def _finish(maker: Maker, records: Sequence[Record], name: str, workdir: str) -> dict[str, Any]:
+def _finish(maker: Maker, records: Sequence[Record], head: Record, workdir: str) -> Record:
     counts = {}
     for file, lines in maker.outputs.items():
         made = [json.dumps(one, ensure_ascii=False) for record in records for one in lines(record)]
@@ -170,7 +184,7 @@ def _finish(maker: Maker, records: Sequence[Record], name: str, workdir: str) ->
         files.write_atomic(files.path(workdir) / file, text.encode("utf-8", "replace"))
         counts[file] = len(made)
         print(f"{len(made)} lines in {workdir}/{file}")
-    result = {"task": name, "written": counts, **maker.metrics(records)}
+    result = {**head, "written": counts, **maker.metrics(records)}
     files.write_json(files.path(workdir) / "results.json", [result])
     for metric, entry in result["metrics"].items():
         interval = entry.get("interval")

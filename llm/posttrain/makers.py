@@ -140,7 +140,8 @@ def best_of(
 
     def answers(record: Record) -> Iterator[Record]:
         if len(record["answers"]) > 1:
-            yield {"prompt": record["prompt"], "answers": record["answers"][:4]}
+            texts = [{"text": text, "model": setting.model} for text in record["answers"][:4]]
+            yield {"prompt": record["prompt"], "answers": texts}
 
     def metrics(records: Sequence[Record]) -> dict[str, Any]:
         scores = [record["scores"] for record in records]

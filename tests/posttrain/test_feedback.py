@@ -26,8 +26,9 @@ from llm.tokenizers.loading import load as load_tokenizer
 class Writer:
     """A model whose answer is a function of chat and seed, and that dies after some calls."""
 
-    def __init__(self, calls=10**9):
+    def __init__(self, calls=10**9, weight=0.0):
         self.calls = calls
+        self.params = {"weight": jnp.full(3, weight)}
 
     def generate(self, prompts, seed, **options):
         self.calls -= 1
@@ -86,6 +87,8 @@ def test_best_of_is_the_best_by_a_plain_loop(start, monkeypatch):
     told = found["preferences.jsonl"]
     assert [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in told] == pairs
     assert all(2 <= len(one["answers"]) <= 4 for one in found["answers.jsonl"])
+    writers = {a["model"] for one in found["answers.jsonl"] for a in one["answers"]}
+    assert writers == {result["model"]} and result["model"].startswith("writer@")
     assert 0 < len(pairs) < 20 and 0 < len(chats) < 20
 
 
@@ -147,7 +150,7 @@ def test_judged_pairs_are_measured_against_gold(start, tmp_path, monkeypatch):
         return [makers.judging.Verdict(a - b + 9, b - a + 9) for a, b in worth]
 
     monkeypatch.setattr(makers.judging, "compare", compare)
-    result, found = start("judge", SimpleNamespace())
+    result, found = start("judge", SimpleNamespace(params={}))
     expected = [i % 7 > i * 3 % 5 for i in range(60)]
     ties = [i % 7 == i * 3 % 5 for i in range(60)]
     assert result["n"] == 60 and len(found["preferences.jsonl"]) == 60 - sum(ties)
@@ -164,6 +167,8 @@ def test_other_settings_are_refused(start, tmp_path):
     start("revise", Writer())
     with pytest.raises(DataError, match="another seed"):
         start("revise", Writer(), seed=1)
+    with pytest.raises(DataError, match="another model"):
+        start("revise", Writer(weight=1.0))
     with pytest.raises(ConfigError, match="at least 1"):
         start("revise", Writer(), chunk=0)
     with pytest.raises(ConfigError, match="principals"):
