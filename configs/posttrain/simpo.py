@@ -5,7 +5,8 @@
         --config.init.from=runs/sft --config.data.path=runs/corpus
 
 Hardware: any CPU with two cores, less than the cost of dpo.py (no reference). objective.gamma is
-the margin that is sought; objective.sft_weight adds the likelihood of the chosen answer (CPO-SimPO).
+the margin that is sought; objective.sft_weight adds the likelihood of the chosen answer
+(CPO-SimPO).
 """
 
 from ml_collections import ConfigDict
