@@ -223,7 +223,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     shape = mesh_shape(wanted, len(chosen))
     auto = (AxisType.Auto,) * len(MESH_AXES)
     if slices == 1:
-        return jax.make_mesh(tuple(shape.values()), MESH_AXES, axis_types=auto, devices=chosen)
+        return _one_slice(tuple(shape.values()), auto, chosen)
     from jax.experimental import mesh_utils
 
     if shape["data"] % slices:
@@ -247,6 +247,17 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
         inner, outer, devices=chosen, process_is_granule=by_process
     )
     return Mesh(array, MESH_AXES, axis_types=auto)
+
+
+def _one_slice(shape: tuple[int, ...], types: tuple[AxisType, ...], devices: list[Any]) -> Mesh:
+    """Lay axes along those of a slice, or, where their sizes do not match, across parts of them."""
+    try:
+        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+    except NotImplementedError:
+        from jax.experimental import mesh_utils
+
+        array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(array, MESH_AXES, axis_types=types)
 
 
 @contextlib.contextmanager

@@ -207,3 +207,15 @@ def test_inputs_divide():
         assert sharding.smallest_input(layout) == (4, 16)
         placed = jax.device_put(np.zeros((4, 16)), sharding.batch_sharding(layout.mesh, 2))
     assert placed.sharding.shard_shape((4, 16)) == (1, 8)
+
+
+def test_axes_that_do_not_match_a_slice_are_laid_across_parts(monkeypatch):
+    """Eight experts on a 4 x 4 x 4 pod: JAX refuses to split an axis of the pod unless told to."""
+
+    def refuse(*arguments, **options):
+        raise NotImplementedError
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    made = mesh(expert=8)
+    assert dict(made.shape)["expert"] == 8 and tuple(made.shape) == sharding.MESH_AXES
+    assert sorted(device.id for device in made.devices.flat) == list(range(8))
