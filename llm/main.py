@@ -122,10 +122,13 @@ def label(config: Any, workdir: str) -> Any:
     return _stage("llm.label.stage", config, workdir)
 
 
-def plan(config: Any, workdir: str, topology: str, compile: str, json: str) -> Any:
-    """Say whether a run fits its machine, and how fast it could be."""
+def plan(config: Any, workdir: str, topology: str, compile: str, search: str, json: str) -> Any:
+    """Say whether a run fits its machine, and how fast it could be; or look for what fits."""
+    from llm.plan import search as dial
     from llm.plan import stage
 
+    if search == "true":
+        return dial.run(config, topology, json=json == "true", objectives=OBJECTIVES)
     return stage.run(
         config,
         workdir,

@@ -4,4 +4,4 @@
 from llm.core import launch
 
 if __name__ == "__main__":
-    launch.run("plan", {"topology": "", "compile": "false", "json": "false"})
+    launch.run("plan", {"topology": "", "compile": "false", "search": "false", "json": "false"})

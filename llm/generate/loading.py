@@ -243,6 +243,8 @@ def for_inference(config: TransformerConfig, dtype: str) -> TransformerConfig:
         dtype=dtype,
         param_dtype=dtype,
         remat="none",
+        remat_names=(),
+        matmul="dtype",
         dropout=0.0,
         stochastic_depth=0.0,
         embed_noise=0.0,

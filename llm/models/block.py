@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llm.core.sharding import shard
 from llm.models import paged, zigzag
@@ -92,7 +93,7 @@ class Attention(nn.Module):
             out = self._attend_pages(q, buffers, layer, context, context.pages)
         else:
             out = self._attend(q, k, v, layer, context)
-        out = shard(out, "batch", "length", "heads", "head_dim")
+        out = checkpoint_name(shard(out, "batch", "length", "heads", "head_dim"), "context")
         project = Dense(
             c, "BTNH,NHD->BTD", (N, H, D), c.attention_out_bias, "residual", name="output"
         )
@@ -298,6 +299,7 @@ class Block(nn.Module):
     ) -> tuple[tuple[Array, Buffers], dict[str, Any]]:
         c = self.config
         x, buffers = carry
+        x = checkpoint_name(x, "residual")
         if c.parallel_block != "none":
             return self._parallel(x, buffers, layer, context)
         h, buffers = Attention(c, self.causal, name="attention")(

@@ -20,7 +20,10 @@ GATED = ("swiglu", "geglu", "geglu_tanh", "reglu")
 ACTIVATIONS = (*GATED, "gelu", "gelu_tanh", "relu", "relu2", "silu")
 QK_NORMS = ("none", "head", "full")  # over each head (Qwen 3), over all heads together (OLMo 2)
 PARALLEL = ("none", "shared_norm", "two_norms")  # one norm (GPT-J, Falcon) or two (GPT-NeoX)
-REMATS = ("none", "full", "dots")
+REMATS = ("none", "full", "dots", "save", "offload")
+# What remat="save" may keep of a layer: outputs of its dense maps, attention's own, its input.
+SAVED = ("query", "key", "value", "context", "output", "gate", "up", "down", "residual")
+MATMULS = ("dtype", "int8", "fp8")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("auto", "xla", "dot_product", "chunked", "splash")
 INITIALISERS = ("truncated", "normal", "fan_in")
@@ -122,6 +125,8 @@ class TransformerConfig:
     # Execution
     scan_layers: bool = True  # False unrolls the same stacked parameters
     remat: str = "none"
+    remat_names: tuple[str, ...] = ()  # what remat="save" keeps, of SAVED
+    matmul: str = "dtype"  # "int8", "fp8": dense layers multiply in 8 bits while training
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -129,6 +134,7 @@ class TransformerConfig:
         if not isinstance(self.adapter, adapters.Adapter):  # read from JSON
             object.__setattr__(self, "adapter", adapters.from_dict(self.adapter))
         object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "remat_names", tuple(self.remat_names))
         if self.n_heads < 1:
             return
         fill = {
@@ -206,6 +212,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "head": HEADS,
     "init": INITIALISERS,
     "remat": REMATS,
+    "matmul": MATMULS,
     "dtype": DTYPES,
     "param_dtype": DTYPES,
 }
@@ -329,6 +336,11 @@ def _check_combinations(config: TransformerConfig) -> None:
             "A prefix mask is for decoders.",
         ),
         (
+            set(c.remat_names) <= set(SAVED) and bool(c.remat_names) == (c.remat == "save"),
+            f"model.remat_names={c.remat_names!r} does not fit model.remat={c.remat!r}.",
+            f"Give remat='save' one or more of {', '.join(SAVED)}; the others none.",
+        ),
+        (
             c.position != "alibi" or c.architecture == "decoder",
             "ALiBi is defined for decoders.",
             "Choose another model.position for encoders.",
@@ -407,9 +419,10 @@ def from_dict(fields: dict[str, Any]) -> TransformerConfig:
         if key not in known:
             raise unknown("model field", key, known)
     _check_types(fields)
-    labels = fields.get("labels", ())
-    if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
-        raise ConfigError("model.labels is no list of names.", "Restore the config.json.")
+    for key in ("labels", "remat_names"):
+        names = fields.get(key, ())
+        if not isinstance(names, list | tuple) or not all(isinstance(x, str) for x in names):
+            raise ConfigError(f"model.{key} is no list of names.", "Restore the config.json.")
     kinds = {field.name: field.type for field in dataclasses.fields(TransformerConfig)}
     # A whole number is a good float, but arrays take it for an int32, which it may not fit.
     fields = {key: float(x) if kinds[key] is float else x for key, x in fields.items()}

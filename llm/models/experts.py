@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from llm.core import sharding, shards
+from llm.models import lowbit
 
 Array = jax.Array
 Axes = tuple[str | None, ...]
@@ -38,11 +39,12 @@ class Experts(NamedTuple):
     up: Array  # [E, D, F]
     down: Array  # [E, F, D]
     act: Callable[[Array], Array]
+    matmul: str = "dtype"  # of the groups: see `lowbit`
     updates: Mapping[str, tuple[Array, Array]] = MappingProxyType({})  # A, scale * B per name
 
     def grouped(self, name: str, rows: Array, sizes: Array) -> Array:
         """Multiply rows, sorted by expert, with their experts' weights; sizes [E] of the groups."""
-        out = jax.lax.ragged_dot(rows, getattr(self, name), sizes)
+        out = lowbit.ragged_dot(self.matmul, rows, getattr(self, name), sizes)
         if name not in self.updates:
             return out
         a, b = self.updates[name]
@@ -85,7 +87,8 @@ def grouped(x: Array, chosen: Array, weights: Array, w: Experts) -> Array:
 
     def local(x: Array, chosen: Array, weights: Array, *own: Array) -> Array:
         pairs = zip(own[3::2], own[4::2], strict=True)
-        mine = Experts(own[0], own[1], own[2], w.act, dict(zip(names, pairs, strict=True)))
+        updates = dict(zip(names, pairs, strict=True))
+        mine = Experts(own[0], own[1], own[2], w.act, w.matmul, updates)
         run = functools.partial(_own_rows, mine)
         if expert:
             run = functools.partial(_sent_rows, mine, expert[0], native)

@@ -391,7 +391,8 @@ OUT_OF_SCOPE = {
 
 # Fields of ours that say how to run or train, not what the network computes.
 _EXECUTION = {
-    *("attention", "attention_chunk", "scan_layers", "remat", "dtype", "param_dtype"),
+    *("attention", "attention_chunk", "scan_layers", "dtype", "param_dtype"),
+    *("remat", "remat_names", "matmul"),
     *("dropout", "stochastic_depth", "init", "init_std", "moe_dispatch", "capacity_factor"),
     *("adapter", "labels"),
 }

@@ -12,9 +12,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llm.core.sharding import shard
-from llm.models import lora, quant, zigzag
+from llm.models import lora, lowbit, quant, zigzag
 from llm.models.config import TransformerConfig
 from llm.models.products import contract
 
@@ -113,7 +114,7 @@ class Dense(nn.Module):
             axes[-1] = None
         dtype = jnp.dtype(self.config.dtype)
         kernel = param(self, "kernel", init, self.sizes, axes)
-        y = _contract(inputs, x.astype(dtype), kernel.astype(dtype))
+        y = _contract(self.config.matmul, inputs, x.astype(dtype), kernel.astype(dtype))
         if self.config.adapter.covers(*self.path):
             y = self._adapt(x.astype(dtype), y, kernel, axes, keys)
         if self.bias:
@@ -123,7 +124,7 @@ class Dense(nn.Module):
                 self, "bias", zeros, [size[c] for c in kept], [_bias_axis(c) for c in kept]
             )
             y = y + jnp.broadcast_to(bias.astype(dtype), y.shape)
-        return y
+        return checkpoint_name(y, self.name or "dense")  # see config.remat_names
 
     def _adapt(
         self, x: Array, y: Array, kernel: Array, axes: list[str | None], keys: Array | None
@@ -151,11 +152,13 @@ class Dense(nn.Module):
         return (y + update) * jnp.broadcast_to(ratio.astype(y.dtype), y.shape)
 
 
-def _contract(inputs: str, x: Array, kernel: Array) -> Array:
+def _contract(matmul: str, inputs: str, x: Array, kernel: Array) -> Array:
     # Not einsum: that contracts in alphabetic order, and "NHD" would be transposed at every use.
     left, right = inputs.split(",")
     shared = [letter for letter in right if letter in left]
     places = tuple(left.index(c) for c in shared), tuple(right.index(c) for c in shared)
+    if matmul != "dtype":
+        return lowbit.dot_general(matmul, x, kernel, (places, ((), ())))
     return contract(x, kernel, places)
 
 

@@ -157,7 +157,8 @@ class MoE(nn.Module):
         logits = jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), router.astype(jnp.float32))
         routing = route(logits, c)
         real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
-        weights = Experts(gate.astype(dtype), up.astype(dtype), down.astype(dtype), _act(c))
+        gate, up, down = gate.astype(dtype), up.astype(dtype), down.astype(dtype)
+        weights = Experts(gate, up, down, _act(c), c.matmul)
         weights = weights._replace(updates=self._updates(dtype))
         dispatch = DISPATCH[c.moe_dispatch]
         y, dropped = dispatch(x.astype(dtype), real, routing, weights, c)

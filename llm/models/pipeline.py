@@ -101,7 +101,7 @@ class Nested(nn.Module):
 def layers(
     plan: Schedule,
     block: Nested,
-    policy: Callable[[str], Any],
+    policy: Callable[[TransformerConfig], Any],
     params: Any,
     own: Layer,
     x: Array,
@@ -112,7 +112,7 @@ def layers(
     Args:
         plan: the schedule.
         block: runs one layer.
-        policy: name of a remat -> what is kept of a layer.
+        policy: config -> what is kept of a layer.
         params: stacked parameters of the layers.
         own: what differs between layers, stacked.
         x: [B, T, D].
@@ -128,9 +128,8 @@ def layers(
         (x, _), sums = block.apply({"params": params}, (x, {}), layer, beside)
         return x, sums
 
-    kept = block.config.remat
-    if kept != "none":
-        one = jax.checkpoint(one, prevent_cse=False, policy=policy(kept))
+    if block.config.remat != "none":
+        one = jax.checkpoint(one, prevent_cse=False, policy=policy(block.config))
     # The table of relative positions is the one thing without a batch dimension.
     return run(plan, one, params, own, x, context._replace(relative=None), context.relative)
 

@@ -70,6 +70,7 @@ def _kernel(heads: int, T: int, r: Any, interpret: bool) -> Any:
         mask=splash_attention_mask.MultiHeadMask([one] * heads),
         block_sizes=blocks,
         attn_logits_soft_cap=r.softcap or None,
+        residual_checkpoint_name="context",  # what the backward pass needs of the forward one
         interpret=interpret,
     )
 

@@ -218,6 +218,11 @@ def parts_of(made: Assembly) -> dict[str, int]:
     return dict(made.layout.mesh.shape)
 
 
+def batch_parts(made: Assembly) -> int:
+    """Return in how many parts the mesh splits a batch."""
+    return sharding.batch_parts(made.layout.mesh)
+
+
 def counts(made: Assembly) -> tuple[int, int]:
     """Return the numbers of all parameters and of the trained ones."""
     trained, _ = made.bones.split(made.bones.shapes)

@@ -2,12 +2,13 @@
 """Compile the real training step for a TPU that is not there, and read what the compiler knows."""
 
 import collections
+import math
 import re
 from typing import Any, NamedTuple
 
 import jax
 
-from llm.core import sharding
+from llm.core import sharding, trees
 from llm.plan.assembly import Assembly
 from llm.train.step import Frozen, make_step
 
@@ -22,26 +23,43 @@ class Compiled(NamedTuple):
     """What the compiler says of one device's program.
 
     Attributes:
-        arguments, outputs, aliased, temp: bytes; donated arguments are reused for outputs.
+        arguments: bytes of what the program is given; donated arguments are reused for results.
+        total: bytes held at once at most, arguments included.
+        allocated: bytes of temporaries as its buffers are laid out. Older compilers add up buffers
+            there that never exist together: programs for which arguments and these exceed the
+            memory are compiled all the same, so that `total` decides what fits.
         flops, bytes_accessed: its cost analysis, which counts the body of a scanned layer once and
             is blind to Pallas kernels.
-        collectives: operation -> how often it stands in the program.
+        collectives: what it sends.
         kernels: Pallas kernels in the program.
     """
 
     arguments: int
-    outputs: int
-    aliased: int
-    temp: int
+    total: int
+    allocated: int
     flops: float
     bytes_accessed: float
-    collectives: dict[str, int]
+    collectives: "Collectives"
     kernels: int
 
     @property
-    def total(self) -> int:
-        """Bytes held at once: arguments, temporaries and outputs that reuse no argument."""
-        return self.arguments + self.temp + self.outputs - self.aliased
+    def temp(self) -> int:
+        """Bytes held at once besides the arguments."""
+        return self.total - self.arguments
+
+
+class Collectives(NamedTuple):
+    """Collective operations of one program; the body of a loop counts once.
+
+    Attributes:
+        counts: operation -> how often it stands in the program.
+        sizes: operation -> bytes of its results.
+        gathered: dimensions of the arrays that gathers, and sums over devices, give.
+    """
+
+    counts: dict[str, int]
+    sizes: dict[str, int]
+    gathered: frozenset[tuple[int, ...]]
 
 
 def lower(made: Assembly) -> Any:
@@ -88,24 +106,66 @@ def compile_step(made: Assembly) -> Compiled:
         first = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
         said = first.partition("RESOURCE_EXHAUSTED")[2].lstrip(": ")
         raise OutOfMemoryError(said[:300]) from error
-    memory, cost, program = (
-        compiled.memory_analysis(),
-        compiled.cost_analysis(),
-        compiled.as_text(),
-    )
+    return read(compiled)
+
+
+def read(compiled: Any) -> Compiled:
+    """Read what the compiler says of a program that it made."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    program = compiled.as_text()
+    held = memory.argument_size_in_bytes
+    apart = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
-        arguments=memory.argument_size_in_bytes,
-        outputs=memory.output_size_in_bytes,
-        aliased=memory.alias_size_in_bytes,
-        temp=memory.temp_size_in_bytes,
+        arguments=held,
+        total=max(memory.peak_memory_in_bytes, held + apart),
+        allocated=memory.temp_size_in_bytes,
         flops=float(cost.get("flops", 0.0)),
         bytes_accessed=float(cost.get("bytes accessed", 0.0)),
-        collectives=count_collectives(program),
+        collectives=collectives(program),
         kernels=program.count("tpu_custom_call"),
     )
 
 
-def count_collectives(program: str) -> dict[str, int]:
-    """Count the collective operations of an optimised HLO program (a started one once)."""
-    found = re.findall(rf"\b({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
-    return dict(sorted(collections.Counter(found).items()))
+_LINE = re.compile(rf" = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+_ARRAY = re.compile(r"([a-z]+)(\d+)\w*\[([\d,]*)\]")
+
+
+def collectives(program: str) -> Collectives:
+    """Read the collective operations of an optimised HLO program (a started one counts once)."""
+    count: collections.Counter[str] = collections.Counter()
+    size: collections.Counter[str] = collections.Counter()
+    gathered: set[tuple[int, ...]] = set()
+    for given, operation, started in _LINE.findall(program):
+        arrays = [
+            (tuple(int(n) for n in dimensions.split(",")), int(bits))
+            for _, bits, dimensions in _ARRAY.findall(given)
+            if dimensions  # others are counters
+        ]
+        if started and operation != "all-reduce":  # gives its operands as well, first
+            arrays = arrays[len(arrays) // 2 :]
+        count[operation] += 1
+        size[operation] += sum(math.prod(dims) * bits // 8 for dims, bits in arrays)
+        if operation in ("all-gather", "all-reduce"):
+            gathered |= {dims for dims, _ in arrays}
+    counts, sizes = dict(sorted(count.items())), dict(sorted(size.items()))
+    return Collectives(counts, sizes, frozenset(gathered))
+
+
+def whole_states(found: Collectives, made: Assembly) -> list[list[int]]:
+    """Return what a device is given that is as large as the states of a whole (micro)batch.
+
+    Weights, which are gathered for their use, are left out: nothing should remain.
+    """
+    rows = made.settings.batch_size // made.settings.microbatches
+    size = rows * made.length * made.config.d_model
+    weights = set()
+    for name, leaf in trees.flatten(made.bones.shapes).items():
+        stacked = made.bones.axes[name][:1] == ("layers",)
+        weights.add(_plain(leaf.shape[1:] if stacked else leaf.shape))
+    large = [dims for dims in found.gathered if math.prod(dims) >= size]
+    return sorted(list(dims) for dims in large if _plain(dims) not in weights)
+
+
+def _plain(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Sort dimensions, without those of one."""
+    return tuple(sorted(n for n in dims if n > 1))

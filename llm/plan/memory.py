@@ -2,14 +2,13 @@
 """Estimate the memory of a training step on one device, part by part.
 
 Arguments (parameters, optimizer state, batch) follow exactly from shapes and shardings. What the
-step needs besides depends on the compiler's schedule: the parts below are the large ones, and
-their factors are fitted to programs that the TPU compiler made (see tests/plan).
+step needs besides depends on the compiler's schedule: the parts below are the large ones.
 """
 
 import math
 from typing import Any, NamedTuple
 
-from llm.models.config import GATED, TransformerConfig
+from llm.models.config import GATED, SAVED, TransformerConfig
 
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -22,7 +21,10 @@ class Work(NamedTuple):
         length: tokens of a sequence on the device.
         whole_length: tokens of a sequence.
         tensor: parts that heads, hidden units and vocabulary are split in.
+        residual: parts that the residual stream is split in, besides rows and length.
+        room: rows an expert-parallel device makes room for, over those it needs on average.
         gathered: True where weights are split over devices and gathered before use.
+        narrow: True where a device's part of a gathered weight has fewer than 128 columns.
         microbatches: parts of a batch.
         chunk: positions whose logits exist at once; 0 for all.
         stored_matrix: True where attention scores exist as a matrix.
@@ -35,7 +37,10 @@ class Work(NamedTuple):
     length: float
     whole_length: int
     tensor: int
+    residual: int
+    room: float
     gathered: bool
+    narrow: bool
     microbatches: int
     chunk: int
     stored_matrix: bool
@@ -70,26 +75,34 @@ def tree_count(shapes: Any, shardings: Any) -> int:
 def estimate(c: TransformerConfig, work: Work) -> dict[str, float]:
     """Return the bytes a step needs besides its arguments, by part.
 
-    Gradients, saved activations and the 16-bit copy of the weights live through the backward pass;
-    beside them stands the larger of what a layer and what the head needs at its turn.
+    Saved activations and the 16-bit copy of the weights live through the whole pass, and so do the
+    sums of gradients of several microbatches. Beside them stands the larger of two moments: the
+    head with its logits, before any other gradient exists, and the first layer, when all do.
     """
     width, stored = WIDTH[c.dtype], WIDTH[c.param_dtype]
-    parts = {
-        "gradients": work.local_trained * stored * (2 if work.microbatches > 1 else 1),
-        "saved_activations": c.n_layers * work.tokens * width * _saved(c, work),
-    }
+    gradients = work.local_trained * stored
+    parts = {"saved_activations": c.n_layers * work.tokens * width * _saved(c, work)}
     if c.n_encoder_layers:
         parts["saved_activations"] *= 1 + c.n_encoder_layers / c.n_layers
     if c.dtype != c.param_dtype:
         parts["cast_weights"] = work.local_params * width
-    layer = 1.5 * work.tokens * width * _everything(c, work) + _matrix(c, work)
+    if work.microbatches > 1:
+        parts["summed_gradients"] = gradients
+    layer = VALUES * work.tokens * width * _everything(c, work) + _matrix(c, work)
     head = _logits(c, work)
     if work.gathered:
-        # Weights of the layer in use, the next and the one before; gradients before the scatter.
-        layer += work.layer_params / work.tensor * (3 * width + stored)
-        head += c.vocab_size * c.d_model / work.tensor * (width + stored)
-    parts["layer_at_work" if layer >= head else "head_at_work"] = max(layer, head)
-    return parts
+        share = PADDED if work.narrow else GATHERED
+        layer += share * work.layer_params / work.tensor * width
+        head += 2 * c.vocab_size * c.d_model / work.tensor * width  # and its gradient, unsplit
+    if gradients + layer >= head:
+        return {**parts, "gradients": gradients, "layer_at_work": layer}
+    return {**parts, "head_at_work": head}
+
+
+# Fitted to programs of the TPU compiler (docs/performance.md): shares of all values that a layer
+# makes, backwards, and of its gathered weights that are there at once. Where a device's part is
+# narrower than a register (128 numbers) the programs gather by summing arrays of full size.
+VALUES, GATHERED, PADDED = 1.1, 0.7, 1.25
 
 
 def _hidden(c: TransformerConfig) -> tuple[float, int]:
@@ -104,22 +117,38 @@ def _projections(c: TransformerConfig, tensor: int) -> float:
     return (c.n_heads + 2 * c.n_kv_heads) * c.head_dim / tensor
 
 
+def kept(c: TransformerConfig) -> tuple[str, ...]:
+    """Return which outputs of a layer's parts are kept for the backward pass, by name."""
+    dense = [name for name in SAVED if name not in ("context", "residual")]
+    if c.n_experts:  # experts' grouped matmuls are computed again
+        dense = [name for name in dense if name not in ("gate", "up", "down")]
+    names = {"full": (), "offload": (), "dots": tuple(dense), "save": c.remat_names}
+    return names[c.remat]
+
+
 def _saved(c: TransformerConfig, work: Work) -> float:
     """Return the values per token and layer that are kept for the backward pass."""
-    hidden, matrices = _hidden(c)
-    if c.remat == "full":
-        return c.d_model
-    if c.remat == "dots":  # outputs of weight matmuls; experts' grouped matmuls are recomputed
-        inner = 0.0 if c.n_experts else (matrices + 1) * hidden / work.tensor
-        return 3 * c.d_model + _projections(c, work.tensor) + inner
-    return _everything(c, work) + _matrix(c, work) / (work.tokens * WIDTH[c.dtype])
+    if c.remat == "none":
+        return _everything(c, work) + _matrix(c, work) / (work.tokens * WIDTH[c.dtype])
+    queries, keys = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+    split: dict[str, float] = {"query": queries, "key": keys, "value": keys, "context": queries}
+    split |= dict.fromkeys(("gate", "up"), _hidden(c)[0])
+    if c.activation not in GATED:
+        del split["gate"]
+    whole = dict.fromkeys(("output", "down", "residual"), c.d_model)
+    own = 2 / c.n_layers if c.remat == "offload" else 1  # the input; two layers' are on their way
+    values = own * c.d_model / work.residual
+    for name in kept(c):
+        values += split.get(name, 0) / work.tensor + whole.get(name, 0)
+    return values
 
 
 def _everything(c: TransformerConfig, work: Work) -> float:
     """Return all values per token that a layer makes."""
     hidden, matrices = _hidden(c)
     attention = 2 * _projections(c, work.tensor) + c.n_heads * c.head_dim / work.tensor
-    return 6 * c.d_model + attention + (matrices + 1) * hidden / work.tensor
+    inner = (matrices + 1) * hidden * work.room / work.tensor
+    return 6 * c.d_model / work.residual + attention + inner
 
 
 def _matrix(c: TransformerConfig, work: Work) -> float:

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 from llm.core import profile
 from llm.core import trees as named_trees
-from llm.models import costs, pipeline
+from llm.models import costs as model_flops
+from llm.models import pipeline
 from llm.models.attention import WHOLE_MATRIX
-from llm.models.config import TransformerConfig
+from llm.models.config import GATED, TransformerConfig
+from llm.models.splash import LANES
 from llm.plan import assembly, memory, model_costs, roofline, show
 from llm.plan.assembly import Assembly
 from llm.plan.topology import (
@@ -76,7 +78,7 @@ def plan(
     needed = memory.estimate(made.config, work)
     found = {
         **_sizes(made, machine, slices),
-        **_costs(made, machine, work, sum(held.values())),
+        **costs(made, machine, work, sum(held.values())),
         "bytes_per_chip": _totals(machine, sum(held.values()), sum(needed.values())),
         "memory": {"arguments": _rounded(held, machine), "temp": _rounded(needed, machine)},
         "source": "analytic",
@@ -106,7 +108,10 @@ def work_of(made: Assembly, machine: Topology, c: TransformerConfig | None = Non
         length=length / mesh["context"],
         whole_length=length,
         tensor=mesh["tensor"],
+        residual=mesh["tensor"] if made.layout.choices.sequence else 1,
+        room=_room(c, mesh["expert"]),
         gathered=mesh["fsdp"] > 1,
+        narrow=c.d_model / mesh["fsdp"] < LANES,
         microbatches=made.settings.microbatches,
         chunk=made.chunk,
         stored_matrix=stores_matrix(c, machine.platform, length, mesh["context"]),
@@ -114,6 +119,14 @@ def work_of(made: Assembly, machine: Topology, c: TransformerConfig | None = Non
         local_trained=memory.tree_count(trained, placed),
         layer_params=_layer_params(made, mesh["expert"]),
     )
+
+
+def _room(c: TransformerConfig, experts: int) -> float:
+    """Return the rows a device makes room for, over its share: nothing is dropped, so the worst."""
+    if experts == 1 or c.moe_dispatch != "dropless":
+        return 1.0
+    own = c.n_experts // experts
+    return experts * min(c.experts_per_token, own) / c.experts_per_token
 
 
 def _layer_params(made: Assembly, experts: int) -> float:
@@ -192,12 +205,14 @@ def _row(made: Assembly) -> _Row:
     """Count a row that real tokens fill."""
     c = made.config
     total, trained = assembly.counts(made)
-    sides = [(float(costs.matmul_parameters(c)), costs.attention_layers(c), made.length)]
+    sides = [
+        (float(model_flops.matmul_parameters(c)), model_flops.attention_layers(c), made.length)
+    ]
     cross = 0.0
     if made.encoder_length:
         encoder = dataclasses.replace(c, architecture="encoder", n_layers=c.n_encoder_layers)
-        active = float(costs.matmul_parameters(encoder) - c.d_model * c.vocab_size)
-        sides.append((active, costs.attention_layers(encoder), made.encoder_length))
+        active = float(model_flops.matmul_parameters(encoder) - c.d_model * c.vocab_size)
+        sides.append((active, model_flops.attention_layers(encoder), made.encoder_length))
         pairs = profile.cross_attention_pairs([made.length], [made.encoder_length])
         cross = 4.0 * c.n_layers * c.n_heads * c.head_dim * pairs
     training = forward = convention = 0.0
@@ -210,7 +225,26 @@ def _row(made: Assembly) -> _Row:
     return _Row(training + 3 * cross, forward + cross, convention + 3 * cross, n_active)
 
 
-def _costs(
+def _repeated(made: Assembly, row: _Row) -> float:
+    """Return the FLOPs of a row's forward pass that the backward pass does again."""
+    c = made.config
+    if c.remat == "none":
+        return 0.0
+    names = memory.kept(c)
+    queries, keys = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+    outputs = {"query": queries, "key": keys, "value": keys, "output": queries}
+    outputs |= dict.fromkeys(("gate", "up", "down") if c.activation in GATED else ("up", "down"), 0)
+    if not c.n_experts:
+        outputs |= {name: c.d_ff for name in outputs if name in ("gate", "up", "down")}
+    spared = float(sum(size for name, size in outputs.items() if name in names))
+    spared *= 2.0 * c.d_model * c.n_layers * made.length
+    if "context" in names:
+        spared += profile.attention_flops(model_flops.attention_layers(c), [made.length])
+    head = 2 * c.d_model * c.vocab_size * made.length
+    return max(row.forward - head - spared, 0.0)
+
+
+def costs(
     made: Assembly, machine: Topology, work: memory.Work, state_bytes: float
 ) -> dict[str, Any]:
     """Return FLOPs per token by both countings, and the roofline."""
@@ -221,8 +255,7 @@ def _costs(
     model = rows * (
         row.training + (row.forward if made.compared else 0.0)
     )  # + the frozen reference
-    head = 2 * c.d_model * c.vocab_size * made.length
-    repeated = rows * (row.forward - head) if c.remat == "full" else 0.0
+    repeated = rows * _repeated(made, row)
     mesh = assembly.parts_of(made)
     return {
         "n_active": round(row.n_active),
@@ -281,15 +314,16 @@ def _compiled(
         answer = compiler.compile_step(made)
     except compiler.OutOfMemoryError as error:
         return {"source": "compiler", "compiled": {"error": str(error)}}
-    rest = answer.total - answer.arguments
     return {
-        "bytes_per_chip": _totals(machine, answer.arguments, rest),
+        "bytes_per_chip": _totals(machine, answer.arguments, answer.temp),
         "source": "compiler",
         "analytic": estimated["bytes_per_chip"],
         "compiled": {
             "flops_per_chip": answer.flops,
             "bytes_accessed_per_chip": answer.bytes_accessed,
-            "collectives": answer.collectives,
+            "collectives": answer.collectives.counts,
+            "collective_bytes_per_chip": answer.collectives.sizes,
+            "whole_states_gathered": compiler.whole_states(answer.collectives, made),
             "kernels": answer.kernels,
         },
     }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from llm.core import logs, profile, watchdog
+from llm.core import compilation, logs, profile, watchdog
 from llm.core import metrics as metric_files
 from llm.core.profile import StepTimer
 from llm.errors import NonFiniteError, Preempted
@@ -296,6 +296,7 @@ class Loop:
         values.update(self._group_norms(done, fetched))
         self._tokens = sum(f["tokens"] for f in fetched) / len(fetched)
         values.update(self._speed())
+        values["perf/programs"] = float(compilation.count())
         values.update(self.ledger.metrics())
         self.writer.write(done, self.ledger.seconds(), values)
         self.say(self._line(done, values))

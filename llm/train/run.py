@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm.core import config as configs
 from llm.core import (
+    compilation,
     console,
     heap,
     logs,
@@ -22,6 +22,7 @@ from llm.core import (
     trees,
     watchdog,
 )
+from llm.core import config as configs
 from llm.core.sharding_report import sharding_report
 from llm.data import feed
 from llm.errors import NonFiniteError, Preempted
@@ -56,6 +57,7 @@ def train(config: Any, workdir: str, inputs: Inputs) -> State:
         configs.bind(sharding.Choices, config.get("sharding", {}), "sharding"),
     )
     check_batch(settings, layout.mesh)
+    compilation.keep(f"{workdir}/programs")
     first = jax.process_index() == 0
     if jax.default_backend() == "cpu":
         heap.keep_freed()

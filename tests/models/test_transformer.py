@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm.core import trees
+from llm.core import sharding, trees
+from llm.errors import ConfigError
 from llm.models.cache import init_cache
 from llm.models.presets import config
 from llm.models.transformer import Transformer
@@ -204,7 +205,16 @@ def test_dropout_keeps_the_mean():
     np.testing.assert_allclose(np.mean(y == 0), 0.25, atol=0.01)
 
 
-@pytest.mark.parametrize("how", [{"remat": "full"}, {"remat": "dots"}, {"scan_layers": False}])
+EXECUTIONS = (
+    {"remat": "full"},
+    {"remat": "dots"},
+    {"remat": "save", "remat_names": ("gate", "context")},
+    {"remat": "offload"},
+    {"scan_layers": False},
+)
+
+
+@pytest.mark.parametrize("how", EXECUTIONS, ids=lambda how: "-".join(map(str, how.values())))
 def test_execution_choices_do_not_change_gradients(how, jit):
     plain, params = _model("gemma3")
     other = Transformer(config("tiny", **{**SMALL, **KINDS["gemma3"], **how}))
@@ -221,6 +231,34 @@ def test_execution_choices_do_not_change_gradients(how, jit):
     for name, got in gradient(other).items():
         scale = np.abs(want[name]).max() + 1e-3
         np.testing.assert_allclose(got / scale, want[name] / scale, atol=2e-5, err_msg=name)
+
+
+def test_remat_policies_keep_what_they_name():
+    tokens = jnp.zeros((1, 8), jnp.int32)
+
+    def program(**how):
+        model = Transformer(config("tiny", **SMALL, attention="xla", dtype="bfloat16", **how))
+        params = jax.eval_shape(model.init, jax.random.key(0), tokens)
+        loss = jax.grad(lambda p: jnp.sum(model.apply(p, tokens)))
+        return str(jax.make_jaxpr(loss)(sharding.unbox(params)))
+
+    # Multiplications in the program: each that is not kept is there once more.
+    count = {name: program(**how).count("dot_general[") for name, how in REMAT_CASES.items()}
+    assert count["none"] == count["dots"] - 2  # the scores and their sum are no dense layers
+    assert count["save"] == count["full"] - 2
+    assert count["full"] == count["offload"] > count["save"]
+    assert "pinned_host" in program(remat="offload") or "Host" in program(remat="offload")
+    with pytest.raises(ConfigError, match="remat_names"):
+        config("tiny", **SMALL, remat="save", remat_names=("hidden",))
+
+
+REMAT_CASES = {
+    "none": {},
+    "full": {"remat": "full"},
+    "dots": {"remat": "dots"},
+    "save": {"remat": "save", "remat_names": ("gate", "up")},
+    "offload": {"remat": "offload"},
+}
 
 
 def test_bfloat16_compute_keeps_float32_parameters_and_logits(jit):

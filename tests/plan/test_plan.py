@@ -4,6 +4,7 @@
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from configs import common
 from llm.errors import ConfigError
-from llm.plan import assembly, compiler, memory, roofline, stage
+from llm.plan import assembly, compiler, memory, roofline, search, stage
 from llm.plan.topology import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,30 +57,32 @@ def test_llama_2_7b_on_sixteen_chips():
     assert sizes["total"] == sizes["arguments"] + sizes["temp"]
     assert found["fits"] is True
     assert found["source"] == "analytic"
-    # The TPU compiler's own figures for this program (libtpu 0.0.42, no chunking of the head).
-    assert sizes["arguments"] == pytest.approx(5.0569e9, rel=0.001)
-    assert sizes["temp"] == pytest.approx(7.1308e9, rel=0.25)
-    assert sizes["total"] == pytest.approx(12.1877e9, rel=0.10)
+
+
+# GB of arguments, and held at once in all, as the TPU compiler has them (libtpu 0.0.52; the
+# first is the same with 0.0.42, the next two were compiled with that one).
+COMPILED = [
+    ("llama2_7b", 32, 2048, {"data": 1, "fsdp": -1}, 0, "v5p:2x2x4", 5.0569, 9.6335),
+    ("llama2_7b", 96, 2048, {"data": 1, "fsdp": -1}, 512, "v5e:4x4", 5.0571, 13.4220),
+    ("llama32_1b", 32, 2048, {"data": 1, "fsdp": -1}, 512, "v5e:4x4", 0.9277, 2.9488),
+    ("llama31_8b", 16, 8192, {"data": 1, "fsdp": -1}, 512, "v6e:4x4", 6.0259, 12.7989),
+    ("mixtral_8x7b", 128, 4096, {"data": 1, "fsdp": -1}, 512, "v5p:4x4x4", 8.7603, 22.2180),
+    ("llama2_70b", 256, 4096, {"data": 1, "fsdp": -1}, 512, "v5p:4x4x8", 6.4824, 25.5277),
+]
 
 
 @pytest.mark.parametrize(
-    ("preset", "batch", "length", "remat", "chunk", "topology", "held", "temp"),
-    [  # GB of arguments and temporaries as the TPU compiler has them (libtpu 0.0.42.1)
-        ("llama2_7b", 32, 2048, "full", 256, "v5p:2x2x4", 5.0569, 6.8689),
-        ("llama31_8b", 16, 8192, "full", 1024, "v6e:4x4", 6.0259, 10.0026),
-        ("llama32_1b", 32, 2048, "full", 512, "v5e:4x4", 0.9277, 2.6525),
-        ("llama32_1b", 32, 2048, "dots", 512, "v5e:4x4", 0.9277, 7.0065),
-    ],
+    ("preset", "batch", "length", "mesh", "chunk", "topology", "held", "total"), COMPILED
 )
 def test_estimates_against_recorded_compilations(
-    preset, batch, length, remat, chunk, topology, held, temp
+    preset, batch, length, mesh, chunk, topology, held, total
 ):
-    config = make_config(preset, batch, length, remat=remat)
+    config = make_config(preset, batch, length, mesh)
     config.objective.chunk = chunk
     sizes = stage.plan(config, parse(topology))["bytes_per_chip"]
     assert sizes["arguments"] / 1e9 == pytest.approx(held, rel=0.001)
-    assert sizes["temp"] / 1e9 == pytest.approx(temp, rel=0.10)
-    assert sizes["total"] / 1e9 == pytest.approx(held + temp, rel=0.07)
+    assert sizes["temp"] / 1e9 == pytest.approx(total - held, rel=0.25)
+    assert sizes["total"] / 1e9 == pytest.approx(total, rel=0.10)
 
 
 def test_estimate_and_roofline_are_bounds():
@@ -231,7 +234,7 @@ def test_attention_scores_count_only_where_they_are_stored():
 def test_network_traffic_of_a_hand_made_case():
     config = assembly.model_config(tiny())
     mesh = {"data": 2, "fsdp": 4, "tensor": 1, "context": 1, "expert": 1, "stage": 1}
-    work = memory.Work(2, 128, 128, 1, True, 1, 0, False, 0, 0, 0)
+    work = memory.Work(2, 128, 128, 1, 1, 1.0, True, False, 1, 0, False, 0, 0, 0)
     sent = roofline.network(config, work, mesh, 1000.0)
     # Weights are gathered twice and gradients scattered once (3/4 each); then a quarter is reduced.
     assert sent == {"fsdp": 0.75 * 3 * 4000, "data": 2 * 0.5 * 1000}
@@ -273,31 +276,67 @@ def test_table_for_people(capsys):
         assert words in shown
 
 
-def test_collectives_are_counted_once():
+def test_collectives_are_read_from_a_program():
     program = (
-        "%a = f32[8] all-gather-start(%x)\n%b = f32[8] all-gather-done(%a)\n"
-        "%c = f32[8] reduce-scatter(%b), calls=%all-reduce.1\n"
+        "  %a = (bf16[8,4]{1,0}, bf16[8,64]{1,0}) all-gather-start(%x), dimensions={1}\n"
+        "  %b = bf16[8,64]{1,0} all-gather-done(%a)\n"
+        "  %c = f32[2,64]{1,0} reduce-scatter(%b), calls=%all-reduce.1\n"
+        "  %d = (s8[4]{0}, s8[4]{0}, u32[]{:S(2)}, u32[]) collective-permute-start(%c)\n"
+        "  ROOT %e = (f32[3]{0}, f32[]{:T(128)}) all-reduce(%d, %d), to_apply=%add\n"
     )
-    assert compiler.count_collectives(program) == {"all-gather": 1, "reduce-scatter": 1}
+    found = compiler.collectives(program)
+    assert found.counts == dict.fromkeys(
+        ("all-gather", "all-reduce", "collective-permute", "reduce-scatter"), 1
+    )
+    assert found.sizes == {
+        "all-gather": 1024,
+        "all-reduce": 12,
+        "collective-permute": 4,
+        "reduce-scatter": 512,
+    }
+    assert found.gathered == {(8, 64), (3,)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("preset", "batch", "length", "mesh", "topology"),
-    [
-        ("llama32_1b", 32, 2048, {"data": 1, "fsdp": -1}, "v5e:4x4"),
-        ("llama2_7b", 32, 2048, {"data": 1, "fsdp": -1}, "v5p:2x2x4"),
-    ],
-)
-def test_estimates_against_the_tpu_compiler(preset, batch, length, mesh, topology):
-    pytest.importorskip("libtpu", reason="the TPU compiler is not installed (extra `tpu`)")
-    config = make_config(preset, batch, length, mesh)
-    config.objective.chunk = 512
-    found = stage.plan(config, parse(topology), compile=True)
-    assert found["source"] == "compiler"
-    assert found["fits"] is True
-    assert found["compiled"]["kernels"] > 0  # the Pallas attention kernel is in the program
-    compiled, estimated = found["bytes_per_chip"], found["analytic"]
-    assert estimated["arguments"] == pytest.approx(compiled["arguments"], rel=0.005)
-    assert estimated["temp"] == pytest.approx(compiled["temp"], rel=0.25)
-    assert estimated["total"] == pytest.approx(compiled["total"], rel=0.10)
+def test_gathered_states_are_told_from_weights():
+    made = assembly.assemble(make_config(batch=32), 16)
+    weights = {(4096, 32000), (1, 4096, 11008), (128, 4096, 32)}
+    rest = frozenset({(16, 2, 2048), (2, 2048, 4096)})  # tokens; one device's states
+    assert compiler.whole_states(compiler.Collectives({}, {}, weights | rest), made) == []
+    states = frozenset({(16, 2, 2048, 4096), (32, 2048, 11008)})
+    found = compiler.whole_states(compiler.Collectives({}, {}, states | weights), made)
+    assert found == [[16, 2, 2048, 4096], [32, 2048, 11008]]
+
+
+def test_search_finds_what_fits_and_says_the_options(capsys):
+    config = make_config(batch=128, length=4096)
+    found = search.run(config, "v6e:4x4", json=False)
+    assert capsys.readouterr().out.count("--config.model.remat=") == len(found) == 10
+    assert [p["step_seconds"] for p in found] == sorted(p["step_seconds"] for p in found)
+    for word in shlex.split(found[0]["options"]):
+        path, value = word.removeprefix("--config.").split("=")
+        section, key = path.split(".")
+        config[section][key] = type(config[section][key])(value)
+    again = stage.plan(config, parse("v6e:4x4"))
+    assert again["fits"] is True
+    assert again["bytes_per_chip"]["total"] == found[0]["total"]
+    assert again["roofline"]["step_seconds"] == found[0]["step_seconds"]
+    with pytest.raises(ConfigError, match="Nothing that was tried fits"):
+        search.run(make_config("llama2_70b"), "v5e:2x2")
+
+
+def test_what_remat_keeps_costs_memory_and_spares_work():
+    names = ("query", "key", "value", "context", "output", "gate", "up", "down")
+    policies = [("full", ()), ("save", ("gate", "up")), ("save", names), ("dots", ())]
+    plans = []
+    for remat, kept in policies:
+        config = make_config(remat=remat, remat_names=kept)
+        plans.append(stage.plan(config, parse("v5p:2x2x4")))
+    saved = [p["memory"]["temp"]["saved_activations"] for p in plans]
+    layer = 32 * 2 * 2048 * 2  # layers, tokens of a chip, two bytes
+    assert saved[0] == layer * 4096
+    assert saved[1] == layer * (4096 + 2 * 11008)
+    assert saved[2] == layer * (7 * 4096 + 2 * 11008)
+    assert saved[3] == layer * (6 * 4096 + 2 * 11008)  # not what attention puts out
+    seconds = [p["roofline"]["arithmetic_seconds"] for p in plans]
+    assert seconds[0] > seconds[1] > seconds[3] > seconds[2]
+    assert plans[2]["roofline"]["mfu"] == pytest.approx(1.0)  # nothing large is done twice
