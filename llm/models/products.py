@@ -19,7 +19,7 @@ def contract(x: Array, kernel: Array, places: Places, dtype: jnp.dtype | None = 
     Args:
         dtype: of the result; None = that of the operands.
     """
-    if platform() == "cpu" and x.dtype == kernel.dtype == jnp.float32:
+    if x.dtype == kernel.dtype == jnp.float32 and platform() == "cpu":
         return _contract(places, x, kernel)
     return jax.lax.dot_general(x, kernel, (places, ((), ())), preferred_element_type=dtype)
 
