@@ -10,7 +10,6 @@ Parameters after unboxing are nested dicts; every layer's are stacked on axis 0:
         parameters of `llm.models.adapters`, where the config has them
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 
 from llm.core.sharding import current_layout, shard
 from llm.errors import ConfigError
-from llm.models import moe, pipeline, zigzag
+from llm.models import moe, pipeline, remat, zigzag
 from llm.models.block import Block, Buffers, Context, Layer
 from llm.models.cache import Cache, plan_writes, write
 from llm.models.config import TransformerConfig
@@ -32,30 +31,6 @@ from llm.models.products import contract
 Array = jax.Array
 Aux = dict[str, tuple[Array, Array]]  # name -> (sum, weight)
 
-# config.remat -> what the backward pass keeps of a layer besides its input (None = nothing):
-#   full     nothing: everything is computed again
-#   dots     what dense layers put out
-#   save     what config.remat_names names
-#   offload  nothing, and the input is kept in the host's memory
-# "none" keeps everything.
-_POLICIES = jax.checkpoint_policies
-REMATS: dict[str, Callable[[TransformerConfig], Any]] = {
-    "full": lambda c: None,
-    "dots": lambda c: _POLICIES.dots_with_no_batch_dims_saveable,
-    "save": lambda c: _POLICIES.save_only_these_names(*c.remat_names),
-    "offload": lambda c: _POLICIES.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=["residual"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-}
-
-
-def _kept(config: TransformerConfig) -> Any:
-    return REMATS[config.remat](config)
-
-
 _EMBED_SITE = 1 << 20  # apart from every layer index
 _NOISE_SITE = _EMBED_SITE + 1
 
@@ -65,7 +40,7 @@ def _layers(config: TransformerConfig, length: int, causal: bool, cross: bool) -
     block: Any = Block
     if config.remat != "none":
         # Inside a scan nothing is merged across iterations, so CSE need not be prevented.
-        block = nn.remat(block, prevent_cse=not config.scan_layers, policy=_kept(config))
+        block = nn.remat(block, prevent_cse=not config.scan_layers, policy=remat.kept(config))
     return nn.scan(
         block,
         variable_axes={"params": 0},
@@ -184,7 +159,7 @@ class Stack(nn.Module):
         else:
             block = pipeline.Nested(c, self.causal, self.cross, (*self.path, "layers"), parent=None)
             params = self.variables["params"]["layers"]
-            x, aux = pipeline.layers(plan, block, _kept, params, per_layer, x, context)
+            x, aux = pipeline.layers(plan, block, remat.kept, params, per_layer, x, context)
         if c.final_norm:
             x = self.final_norm(x)
         return x, buffers, _auxiliary(aux, c)
