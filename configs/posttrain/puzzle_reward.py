@@ -6,7 +6,7 @@
 
 What configs/posttrain/ppo_reward_puzzle.py optimises against.
 
-Hardware: any CPU with two cores, about half a minute; held-out accuracy from 0.5 to EXPECTED.
+Hardware: any CPU with two cores, about a minute; held-out accuracy from 0.5 to 1.0.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teach a fresh small model the form of an answer: four digits, the largest of them; half wrong.
+"""Teach a fresh small model the form of an answer: four digits, the largest of them; 70 % wrong.
 
     python scripts/posttrain.py --config=configs/posttrain/puzzle_sft.py --workdir=runs/puzzle/sft
 
-What configs/posttrain/{grpo,rloo,ppo}_puzzle.py start from: answers are right about half of the
-time, and a verifier can tell which. Other puzzles: --config.data.kind=sorted (or reversed, sum).
+What configs/posttrain/{grpo,rloo,ppo}_puzzle.py start from: about 42 % of its answers are right,
+and a verifier can tell which. Other puzzles: --config.data.kind=sorted (or reversed, sum).
 
 Hardware: any CPU with two cores, about half a minute.
 """
