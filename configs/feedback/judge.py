@@ -8,8 +8,8 @@ Reads {"prompt", "chosen", "rejected"} or "Human: … Assistant: …" dialogues;
 preferences.jsonl as the judge has them, and results.json: agreement with its interval, the same for
 one order alone, and the judge's lean to the first place in log-odds.
 
-Hardware: any; a pair costs four readings of both answers. Expect about 0.5 (chance) of a judge of
-135M parameters, and a lean to one place that is larger than what it tells apart.
+Hardware: any; a pair costs four readings of both answers. No figure of a real judge is known yet:
+read agreement against agreement_forward and lean before you train on what a judge says.
 """
 
 from ml_collections import ConfigDict
