@@ -23,10 +23,10 @@ stage dpo python scripts/posttrain.py --config=configs/posttrain/dpo.py \
   --config.data.path="$RUNS/corpus" --config.init.from="$RUNS/sft" --workdir="$RUNS/dpo"
 stage grpo python scripts/posttrain.py --config=configs/posttrain/grpo.py \
   --config.data.path="$RUNS/corpus" --config.init.from="$RUNS/dpo" --workdir="$RUNS/grpo"
-stage eval python scripts/eval.py --config=configs/eval/tiny.py --config.model="$RUNS/grpo" \
+stage eval python scripts/eval.py --config=configs/eval/tiny.py --config.model="$RUNS/dpo" \
   --config.corpus="$RUNS/corpus" --config.pretrain="$RUNS/pretrain" --workdir="$RUNS/eval"
 stage compress python scripts/compress.py --config=configs/compress/tiny.py \
-  --config.model="$RUNS/grpo" --config.measure.documents="$RUNS/corpus" --workdir="$RUNS/int8"
+  --config.model="$RUNS/dpo" --config.measure.documents="$RUNS/corpus" --workdir="$RUNS/int8"
 answer_once() { # start the server, ask it one question, stop it
   rm -f "$RUNS/serve/server.json"
   python scripts/serve.py --config=configs/serve/tiny.py --config.model="$RUNS/int8" \

