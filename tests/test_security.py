@@ -88,8 +88,14 @@ def _calls(node: ast.Call) -> list[str]:
     return found
 
 
+# Makes golden numbers by running lines of the installed reference itself, where it has no function
+# to call; needs that reference's own environment and is part of no run and no test.
+RUNS_ITS_REFERENCE = ROOT / "tests" / "goldens" / "make_rl.py"
+
+
 def test_no_code_can_run_data():
-    found = {str(f): w for f in SOURCES if (w := weaknesses(ast.parse(f.read_text("utf-8"))))}
+    found = {f: w for f in SOURCES if (w := weaknesses(ast.parse(f.read_text("utf-8"))))}
+    assert found.pop(RUNS_ITS_REFERENCE, []) in ([], ["exec", "exec"])
     assert not found
 
 
@@ -98,7 +104,8 @@ def test_no_notebook_can_run_data():
         for cell in json.loads(file.read_text("utf-8"))["cells"]:
             if cell["cell_type"] == "code":
                 # Shell and magic lines are not Python.
-                lines = "".join(cell["source"]).splitlines()
+                joined = re.sub(r"\\\n\s*", " ", "".join(cell["source"]))
+                lines = joined.splitlines()
                 kept = [re.sub(r"^(\s*)[!%].*", r"\1pass", line) for line in lines]
                 assert not weaknesses(ast.parse("\n".join(kept))), file
 

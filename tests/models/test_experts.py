@@ -29,7 +29,7 @@ def arrays(choice, seed=0):
 def value_and_gradients(x, chosen, weights, matrices, cotangent):
     def value(x, weights, gate, up, down, *factors):
         updates = {"gate": factors[:2], "down": factors[2:]}
-        w = experts.Experts(gate, up, down, jax.nn.silu, updates)
+        w = experts.Experts(gate, up, down, jax.nn.silu, updates=updates)
         return experts.grouped(x, chosen, weights, w)
 
     out, pull = jax.vjp(value, x, weights, *matrices)
