@@ -143,10 +143,18 @@ def _seen(setting: Setting, queries: Queries, keys: Keys) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(setting: Setting, queries: Queries, keys: Keys) -> tuple[Array, Array]:
     """Return float32 values [B, T, N, H] and log-sums of exponentials [B, T, N] of own queries."""
-    return _forward(setting, queries, keys)[0]
+    return _rounds(setting, queries, keys)
 
 
 def _forward(setting: Setting, queries: Queries, keys: Keys) -> Any:
+    # Positions are the same in every layer. Differentiating a scan over layers, JAX would make the
+    # masks of all blocks once, before the first, and keep them: memory quadratic in the length.
+    # After the barrier they are of the layer, like its queries.
+    out, total = _rounds(setting, *jax.lax.optimization_barrier((queries, keys)))
+    return (out, total), (queries, keys, out, total)
+
+
+def _rounds(setting: Setting, queries: Queries, keys: Keys) -> tuple[Array, Array]:
     limit = setting.request.chunk
     cut = _chunks(queries, limit)
     n, B, C, N, H = cut.q.shape
@@ -185,8 +193,7 @@ def _forward(setting: Setting, queries: Queries, keys: Keys) -> Any:
     out = state.out / jnp.maximum(state.total, 1e-30)
     total = jnp.where(state.total > 0, state.top + jnp.log(jnp.maximum(state.total, 1e-30)), 0.0)
     out, total = (_joined(_by_head(x)) for x in (out, total))
-    total = total[..., 0]
-    return (out, total), (queries, keys, out, total)
+    return out, total[..., 0]
 
 
 def _by_head(x: Array) -> Array:  # [n, B, K, G, C, X] -> [n, B, C, N, X]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ring attention over split sequences equals the whole matrix on one device, gradients as well."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +98,30 @@ def test_no_device_holds_all_keys():
         text = both("ring", ("packed",), False).lower(*heads, sinks, *rows).compile().as_text()
     assert "collective-permute" in text
     assert "all-gather" not in text
+
+
+def largest_array(length):
+    """Lower the gradient of a scan over two layers; return the elements of its largest array."""
+
+    def loss(q, k, v, positions, segments):
+        def layer(q, _):
+            where = {"q_positions": positions, "k_positions": positions}
+            packed = {"q_segments": segments, "k_segments": segments}
+            return attention(q, k, v, **where, **packed, chunk=64, backend="ring"), None
+
+        return jnp.sum(jax.lax.scan(layer, q, None, length=2)[0])
+
+    shapes = [jax.ShapeDtypeStruct((B, length, n, H), "float32") for n in (N, K, K)]
+    rows = [jax.ShapeDtypeStruct((B, length), "int32")] * 2
+    with sharding.use_layout(sharding.make_mesh({"context": 4, "data": 2})):
+        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*shapes, *rows).as_text()
+    arrays = re.findall(r"tensor<((?:\d+x)+)(?:f32|i1|i32)>", text)
+    return max(math.prod(int(n) for n in dims[:-1].split("x")) for dims in arrays)
+
+
+def test_memory_of_a_scan_over_layers_grows_with_the_length():
+    """Masks of the blocks, the same in every layer, are not kept for all of them."""
+    assert largest_array(8192) == 2 * largest_array(4096)
 
 
 def test_zigzag_shares_causal_work_evenly():
