@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gopher's quality and repetition rules (Rae et al. 2021, table A1), vectorised over a batch."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -209,14 +210,15 @@ def _suspects(
         new = np.ones(len(ordered), bool)
         new[1:] = ordered[1:] != ordered[:-1]
         run = np.cumsum(new) - 1
-        repeats = np.bincount(run, minlength=1)
+        repeats = np.bincount(run)
         again = repeats[run] > 1
         chars = ends[position + rule.n] - ends[position]
         if rule.kind == "top":
             extra = rule.n - 1  # the blanks between the words
-            value = ((chars + extra)[order] * repeats[run])[again]
+            first = order[new][repeats > 1]  # of each gram that repeats
+            value = (chars + extra)[first] * repeats[repeats > 1]
             bound = np.zeros(len(shared))
-            np.maximum.at(bound, words.owner[position[order[again]]], value)
+            np.maximum.at(bound, words.owner[position[first]], value)
             alone = np.where(bound == 0, _first_gram(words, ends, rule.n), 0)
             for i in np.flatnonzero(alone / size > rule.limit):
                 found.setdefault(int(i), []).append(rule._replace(chars=int(alone[i])))
@@ -242,14 +244,17 @@ def _covered(words: Words, length: np.ndarray, later: np.ndarray, n: int) -> np.
     if not len(later):
         return np.zeros(len(words.counts))
     edges = np.zeros(len(length) + n + 1, np.int64)
-    np.add.at(edges, later, 1)
-    np.add.at(edges, later + n, -1)
+    edges[later] += 1  # each position is there once
+    edges[later + n] -= 1
     inside = np.cumsum(edges)[: len(length)] > 0
     return words.total(np.where(inside, length, 0))
 
 
 def _repeated_n_grams(view: View, rules: list[_Rule]) -> Iterator[Check]:
-    """Yield the exact values of n-gram rules for one document, in their published order."""
+    """Yield the exact values of n-gram rules for one document, in their published order.
+
+    The first broken one decides: the others are not worth their time.
+    """
     size = max(len(view.text), 1)
     for rule in sorted(rules, key=lambda r: (r.kind != "top", r.n)):
         if rule.kind == "top":
@@ -259,14 +264,13 @@ def _repeated_n_grams(view: View, rules: list[_Rule]) -> Iterator[Check]:
             share = duplicate_chars(view, rule.n) / size
             reason = f"gopher_duplicate_{rule.n}_grams"
         yield reason, share, rule.limit, -1
+        if share > rule.limit:
+            return
 
 
 def top_chars(view: View, n: int) -> int:
     """Return count x characters of the most frequent n-gram (the first one among equals)."""
-    counts: dict[tuple[str, ...], int] = {}
-    words = view.words
-    for gram in zip(*(words[k:] for k in range(n)), strict=False):
-        counts[gram] = counts.get(gram, 0) + 1
+    counts = Counter(zip(*(view.words[k:] for k in range(n)), strict=False))
     if not counts:
         return 0
     best = max(counts, key=counts.__getitem__)

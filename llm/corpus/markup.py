@@ -14,6 +14,7 @@ from typing import NamedTuple
 # Content that holds no tags; that of the second kind may hold character references.
 RAW = {"script", "style", "xmp", "iframe", "noembed", "noframes"}
 REFERENCED = {"title", "textarea"}
+_BRACKET = re.compile(r"<(?=[A-Za-z/!?])")  # any other is text
 _NAME = re.compile(r"[A-Za-z][^\s/>\0]*")
 _TAG_END = re.compile(r"=\s*[\"']|>")
 _LONG_REFERENCE = re.compile(r"&#(?:[0-9]{8,}|[xX][0-9a-fA-F]{8,});?")  # beyond Unicode
@@ -33,13 +34,14 @@ def tokens(page: str) -> Iterator[Token]:
     """Yield the tags and texts of a page in order; comments and declarations are left out."""
     at = 0
     while at < len(page):
-        bracket = page.find("<", at)
-        if bracket < 0:
-            bracket = len(page)
+        found = _BRACKET.search(page, at)
+        bracket = found.start() if found else len(page)
         if bracket > at:
             yield Token("text", _decoded(page[at:bracket]))
-        following = page[bracket + 1 : bracket + 2]
-        if following.isascii() and following.isalpha():
+        if found is None:
+            return
+        following = page[bracket + 1]
+        if following.isalpha():
             name, at = _start_tag(page, bracket)
             if at < 0:
                 return
@@ -49,16 +51,11 @@ def tokens(page: str) -> Iterator[Token]:
                 inner = page[at : end.start() if end else len(page)]
                 yield Token("text", inner if name in RAW else _decoded(inner))
                 at = end.start() if end else len(page)
-        elif following == "/" and (found := _NAME.match(page, bracket + 2)):
-            yield Token("end", found[0].lower())
+        elif following == "/" and (name_found := _NAME.match(page, bracket + 2)):
+            yield Token("end", name_found[0].lower())
             at = _after(page, ">", bracket)
-        elif following in ("!", "?", "/") and following:
-            at = _after_comment(page, bracket)
-        elif bracket < len(page):
-            yield Token("text", "<")
-            at = bracket + 1
         else:
-            return
+            at = _after_comment(page, bracket)
 
 
 def _start_tag(page: str, bracket: int) -> tuple[str, int]:
