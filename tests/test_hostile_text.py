@@ -51,7 +51,7 @@ def _unit(name: str) -> Callable[[str], object]:
 
 
 def _document(text: str) -> dict:
-    return {"id": "x", "text": text, "source": "x", "meta": {}}
+    return {"id": "x", "text": text, "source": "x", "meta": {"lm_bits_per_byte": 1.0}}
 
 
 def _normalise(text: str) -> str:

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
             "id_field": "id",
         }
     )
-    config.filters = ConfigDict(filters.WEB)
+    config.filters = ConfigDict(filters.section(filters.WEB))
     config.split.validation = 0.01
     config.inject.kinds = ()
     config.inject.rate = 0.0

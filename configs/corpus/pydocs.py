@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
             "unwrap": False,
         }
     )
-    config.filters = ConfigDict(filters.DOCUMENTATION)
+    config.filters = ConfigDict(filters.section(filters.DOCUMENTATION))
     config.pii = ConfigDict({"types": ("email",), "style": "label", "seed": 0})
     config.dedup = ConfigDict(
         {

@@ -28,6 +28,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "fineweb": fineweb.fineweb,
     "perplexity": learned.perplexity,
     "quality_model": learned.quality_model,
+    "noted": learned.noted,
 }
 # What a named filter sets differently from its function's defaults.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -76,6 +77,19 @@ DOCUMENTATION: dict[str, Any] = {
         "max_newlines_per_word": 0.8,
     },
 }
+
+
+def section(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a preset with every option of every filter, so that a command line can set each."""
+    options = {
+        name: {
+            key: given.default
+            for key, given in list(inspect.signature(function).parameters.items())[1:]
+        }
+        for name, function in FILTERS.items()
+    }
+    changed = ({**options[n], **VARIANTS.get(n, {}), **preset.get(n, {})} for n in FILTERS)
+    return {"names": preset["names"], **dict(zip(FILTERS, changed, strict=True))}
 
 
 def build(names: Iterable[str], **sections: Mapping[str, Any]) -> list[tuple[str, BatchFunction]]:

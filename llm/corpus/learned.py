@@ -147,6 +147,32 @@ def perplexity(
     return results
 
 
+def noted(
+    batch: list[Document], *, field: str = "lm_bits_per_byte", most: float = 8.0, least: float = 0.0
+) -> list[Outcome]:
+    """Keep documents of which a number in `meta` lies within bounds, whoever noted it.
+
+    Args:
+        batch: documents; a language model's bits per byte are noted by configs/eval/annotate.py.
+        field: key of the number.
+        most, least: its bounds.
+
+    Raises:
+        DataError: a document has no such number.
+    """
+    results: list[Outcome] = []
+    for document in batch:
+        value = document["meta"].get(field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise DataError(
+                f"Document {document['id']} has no number {field!r} in its meta.",
+                "Note one first (configs/eval/annotate.py), or set --config.filters.noted.field.",
+            )
+        checks = ((f"{field}_high", value, most, -1), (f"{field}_low", value, least, 1))
+        results.append(judge(document, checks))
+    return results
+
+
 def save(model: Classifier | ngrams.Model, file: Path) -> None:
     """Store a model as one .npz file."""
     if isinstance(model, Classifier):

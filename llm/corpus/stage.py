@@ -112,12 +112,13 @@ def resolve(config: Any) -> dict[str, Any]:
     name = source.get("name", "pydocs")
     options = {key: value for key, value in source.items() if key != "name"}
     settings["source"] = {"name": name, **_bind("source", sources.get(name).plan, options)}
-    filters.build(**settings["filters"])
     return settings
 
 
 def _filters(names: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
-    return {"names": tuple(names), **options}
+    filters.build(names, **options)
+    # What is not used must not make cleaned shards stale.
+    return {"names": tuple(names), **{n: options[n] for n in names if n in options}}
 
 
 def _dedup(

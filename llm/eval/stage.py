@@ -22,6 +22,7 @@ KINDS = {
     "refusals": "llm.eval.refusals:evaluate",
     "win_rate": "llm.eval.win_rate:evaluate",
     "kneser_ney": "llm.eval.baseline:evaluate",
+    "annotate": "llm.eval.annotate:evaluate",
 }
 
 
@@ -104,7 +105,7 @@ def check(config: Any) -> dict[str, Task]:
 
 def _inputs(task: Task) -> list[str]:
     """List the places a task depends on: the model, and every option that names a path."""
-    named = ("documents", "path", "train", "run")
+    named = ("documents", "path", "train", "run", "target")
     return [task.model, *(str(task.section[k]) for k in named if task.section.get(k))]
 
 

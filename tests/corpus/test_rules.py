@@ -12,7 +12,7 @@ from llm.errors import ConfigError
 
 def judge(name, text, **options):
     [(_, function)] = filters.build([name], **({name: options} if options else {}))
-    return function([{"id": "x", "text": text, "meta": {}}])[0]
+    return function([{"id": "x", "text": text, "meta": {"lm_bits_per_byte": 1.0}}])[0]
 
 
 def text_of(outcome):
@@ -174,6 +174,16 @@ def test_unknown_names_are_refused_with_a_hint():
         filters.build(["gopher_quality"], gopher_quality={"min_word": 3})
     for preset in (filters.WEB, filters.DOCUMENTATION):
         assert len(filters.build(**preset)) == len(preset["names"])
+
+
+def test_a_config_holds_every_option_of_every_filter():
+    for preset in (filters.WEB, filters.DOCUMENTATION):
+        section = filters.section(preset)
+        assert set(section) == {"names", *filters.FILTERS}
+        plain, whole = filters.build(**preset), filters.build(**section)
+        for (name, rule), (same, other) in zip(plain, whole, strict=True):
+            options = {**section[name], **rule.keywords}
+            assert name == same and options == other.keywords == section[name]
 
 
 @pytest.fixture(scope="module")
