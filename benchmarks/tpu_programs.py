@@ -2,6 +2,7 @@
 """What the TPU compiler says of training programs, ours and MaxText's, per chip.
 
     PYTHONPATH=. python benchmarks/tpu_programs.py llama2_7b [--layers] [--peer-python=PYTHON]
+    PYTHONPATH=. python benchmarks/tpu_programs.py mixtral_8x7b --mesh tensor=2
 
 Prints bytes of arguments and temporaries of the whole program; PYTHON has `maxtext[tpu]==0.2.5`.
 --layers adds what two layers cost: the difference of unrolled programs of four and two layers, in
@@ -31,7 +32,7 @@ PROGRAMS = {
 CHUNK = 512  # positions whose logits exist at once
 
 
-def ours(name: str, layers: int = 0) -> dict:
+def ours(name: str, mesh: dict[str, int], layers: int = 0) -> dict:
     """Compile our step; unrolled with so many layers if asked."""
     topology, _, _, rows, length = PROGRAMS[name]
     machine = parse(topology)
@@ -40,7 +41,9 @@ def ours(name: str, layers: int = 0) -> dict:
     batch = rows * machine.n_chips
     config = common.training(model, steps=1000, batch_size=batch, length=length)
     config.objective.chunk = CHUNK
-    config.mesh.data, config.mesh.fsdp = 1, -1
+    for axis, size in {"data": 1, "fsdp": -1, **mesh}.items():
+        config.mesh[axis] = size
+    config.sharding.sequence = mesh.get("tensor", 1) > 1
     made = assembly.assemble(config, described_devices(machine))
     found = compiler.compile_step(made)
     figures = {
@@ -50,7 +53,7 @@ def ours(name: str, layers: int = 0) -> dict:
         "flops": found.flops,
         "bytes_accessed": found.bytes_accessed,
     }
-    return {**figures, "collectives": found.collectives}
+    return {**figures, "collectives": sent(found.collectives)}
 
 
 def theirs(python: str, name: str, layers: int = 0) -> dict:
@@ -70,19 +73,24 @@ def theirs(python: str, name: str, layers: int = 0) -> dict:
         command = [python, str(peer), str(out), *options]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         figures = json.loads(done.stdout.splitlines()[-1])
-        return {**figures, "collectives": compiler.collectives(out.read_text())}
+        return {**figures, "collectives": sent(compiler.collectives(out.read_text()))}
+
+
+def sent(found: compiler.Collectives) -> dict[str, list[int]]:
+    """Return operation -> [how often it stands in a program, bytes of its results]."""
+    return {kind: [count, found.sizes[kind]] for kind, count in found.counts.items()}
 
 
 def two_layers(four: dict, two: dict) -> dict:
     """Return the difference of two programs."""
     found = {key: four[key] - two[key] for key in ("flops", "bytes_accessed")}
-    counts, sizes = four["collectives"].counts, four["collectives"].sizes
-    less = two["collectives"]
-    found["collectives"] = {
-        kind: (counts[kind] - less.counts.get(kind, 0), sizes[kind] - less.sizes.get(kind, 0))
-        for kind in counts
+    more, less = four["collectives"], two["collectives"]
+    kinds = sorted({*more, *less})
+    differences = {
+        kind: [m - n for m, n in zip(more.get(kind, [0, 0]), less.get(kind, [0, 0]), strict=True)]
+        for kind in kinds
     }
-    return found
+    return {**found, "collectives": differences, "sent": sum(n for _, n in differences.values())}
 
 
 def show(who: str, figures: dict) -> None:
@@ -97,9 +105,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=PROGRAMS)
     parser.add_argument("--layers", action="store_true")
+    parser.add_argument("--mesh", nargs="*", default=[], help="ours, as tensor=2; fsdp is the rest")
     parser.add_argument("--peer-python", default="")
     args = parser.parse_args()
-    sides = {"jax-llm": lambda layers=0: ours(args.name, layers)}
+    mesh = {axis: int(size) for axis, _, size in (x.partition("=") for x in args.mesh)}
+    sides = {"jax-llm": lambda layers=0: ours(args.name, mesh, layers)}
     if args.peer_python:
         sides["maxtext"] = lambda layers=0: theirs(args.peer_python, args.name, layers)
     for who, compiled in sides.items():

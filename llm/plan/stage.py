@@ -16,7 +16,6 @@ from llm.models import costs as model_flops
 from llm.models import pipeline
 from llm.models.attention import WHOLE_MATRIX
 from llm.models.config import GATED, TransformerConfig
-from llm.models.splash import LANES
 from llm.plan import assembly, memory, model_costs, roofline, show
 from llm.plan.assembly import Assembly
 from llm.plan.topology import (
@@ -28,6 +27,8 @@ from llm.plan.topology import (
     parse,
 )
 from llm.plan.topology import memory as chip_memory
+
+SUMMED_FROM = 64  # chips: see `_gathers_by_sums`
 
 
 def run(
@@ -110,8 +111,8 @@ def work_of(made: Assembly, machine: Topology, c: TransformerConfig | None = Non
         tensor=mesh["tensor"],
         residual=mesh["tensor"] if made.layout.choices.sequence else 1,
         room=_room(c, mesh["expert"]),
-        gathered=mesh["fsdp"] > 1,
-        narrow=c.d_model / mesh["fsdp"] < LANES,
+        gathered=mesh["fsdp"] * mesh["context"] > 1,
+        summed=_gathers_by_sums(mesh["fsdp"] * mesh["context"], machine),
         microbatches=made.settings.microbatches,
         chunk=made.chunk,
         stored_matrix=stores_matrix(c, machine.platform, length, mesh["context"]),
@@ -119,6 +120,15 @@ def work_of(made: Assembly, machine: Topology, c: TransformerConfig | None = Non
         local_trained=memory.tree_count(trained, placed),
         layer_params=_layer_params(made, mesh["expert"]),
     )
+
+
+def _gathers_by_sums(parts: int, machine: Topology) -> bool:
+    """Tell whether the TPU compiler makes a gather into a sum of padded arrays.
+
+    It does so, whatever the shape of a weight, where the gather takes all chips of a v5p slice of
+    64 or more; over a part of the slice, on smaller slices and on v5e and v6e it gathers.
+    """
+    return len(machine.shape) == 3 and parts == machine.n_devices >= SUMMED_FROM
 
 
 def _room(c: TransformerConfig, experts: int) -> float:

@@ -60,7 +60,8 @@ def test_llama_2_7b_on_sixteen_chips():
 
 
 # GB of arguments, and held at once in all, as the TPU compiler has them (libtpu 0.0.52; the
-# first is the same with 0.0.42, the next two were compiled with that one).
+# first is the same with 0.0.42, the next two and the last three were compiled with that one).
+RING = {"data": 1, "context": 16, "fsdp": 4}
 COMPILED = [
     ("llama2_7b", 32, 2048, {"data": 1, "fsdp": -1}, 0, "v5p:2x2x4", 5.0569, 9.6335),
     ("llama2_7b", 96, 2048, {"data": 1, "fsdp": -1}, 512, "v5e:4x4", 5.0571, 13.4220),
@@ -68,6 +69,9 @@ COMPILED = [
     ("llama31_8b", 16, 8192, {"data": 1, "fsdp": -1}, 512, "v6e:4x4", 6.0259, 12.7989),
     ("mixtral_8x7b", 128, 4096, {"data": 1, "fsdp": -1}, 512, "v5p:4x4x4", 8.7603, 22.2180),
     ("llama2_70b", 256, 4096, {"data": 1, "fsdp": -1}, 512, "v5p:4x4x8", 6.4824, 25.5277),
+    ("llama31_8b", 4, 2**16, RING, 512, "v5p:4x4x4", 1.5089, 6.2146),
+    ("llama31_8b", 4, 2**17, RING, 512, "v5p:4x4x4", 1.5090, 7.4031),
+    ("llama31_8b", 4, 2**18, RING, 512, "v5p:4x4x4", 1.5091, 10.9030),
 ]
 
 
