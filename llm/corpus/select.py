@@ -222,74 +222,91 @@ def select(
         search: the engine's.
     """
     columns, count = corpus.columns, corpus.documents
-    rank = _rank(corpus, keep)
-    status = np.where(corpus.earlier, EARLIER, KEPT).astype(np.int8)
-    status[count:][~corpus.earlier[count:]] = EXACT  # dropped long ago
-    keeper = np.arange(len(status))
-    component = np.arange(len(status))
-    real = ~columns["planted"]  # planted documents tie no others together
-    stats: dict[str, Any] = {"candidates": 0, "verified": 0}
+    rank, fates = _rank(corpus, keep), _Fates(corpus)
     for wanted, what, fate in ((url, "url", ADDRESS), (exact, "exact", EXACT)):
-        if not wanted:
-            continue
-        alive = _alive(status)
-        if what == "url":  # a planted copy has the address of its original
-            alive &= real & (columns["url"] != 0)
-        left, right = search.equal(corpus, rank, alive, what)
-        _lose(status, keeper, right, left, fate)
-        cluster.join(component, left[real[right]], right[real[right]])
+        if wanted:
+            _drop_equal(corpus, rank, fates, search, what, fate)
+    stats: dict[str, Any] = {"candidates": 0, "verified": 0}
     if near != "off":
-        similar = Similar(corpus, threshold)
-        label = np.arange(len(status))
-        alive = _alive(status)
-        for left, right, same in search.near(corpus, rank, alive, similar):
-            true, fake = real[right], same & ~real[right]
-            cluster.join(component, left[true], right[true])
-            cluster.join(label, left[true & same], right[true & same])
-            _lose(status, keeper, right[fake], left[fake], NEAR)
-        stats = similar.counts()
-        if near == "drop":
-            winner = _winners(label, rank)
-            lost = np.flatnonzero(winner != np.arange(len(status)))
-            _lose(status, keeper, lost, winner[lost], NEAR)
+        stats = _find_near(corpus, rank, fates, search, threshold, near == "drop")
     if by_group:
-        cluster.join(component, *cluster.equal_edges(columns["group"][:count], rank[:count]))
+        groups = cluster.equal_edges(columns["group"][:count], rank[:count])
+        cluster.join(fates.component, *groups)
     cuts = {
         unit: repeats.find(
             corpus.units[unit],
             rank,
-            _alive(status),
+            fates.alive(),
             run,
-            planted=~real,
+            planted=columns["planted"],
             min_chars=min_run_chars,
         )
         for unit, run in (repeats_of or {}).items()
         if run
     }
     for unit, found in cuts.items():
-        short = _left(corpus.units[unit], found, len(status))[found.document] < min_left_chars
+        short = _left(corpus.units[unit], found, len(rank))[found.document] < min_left_chars
         gone = np.unique(found.document[short])
-        _lose(status, keeper, gone, gone, CUT)
-    status, component = status[:count], cluster.roots(component, component[:count])
+        fates.lose(gone, gone, CUT)
+    status, keeper = fates.status[:count], fates.keeper[:count]
+    component = cluster.roots(fates.component, fates.component[:count])
     status[columns["planted"][:count] & np.isin(status, (KEPT, CUT))] = PLANTED
     kept = np.flatnonzero(status == KEPT)
     name = columns["name"][kept]
     status[kept[bias.excess(columns["lean"][kept], name, balance, seed)]] = EXCESS
-    stats["of_earlier"] = int((keeper[:count] >= count).sum())
+    stats["of_earlier"] = int((keeper >= count).sum())
     split = _split(own(corpus).columns, component, status == KEPT, validation, seed)
-    return Selection(status, keeper[:count], split, component, cuts, stats)
+    return Selection(status, keeper, split, component, cuts, stats)
 
 
-def _alive(status: np.ndarray) -> np.ndarray:
-    return (status == KEPT) | (status == EARLIER)
+class _Fates:
+    """What becomes of each document: its status, its keeper, and the component it belongs to."""
+
+    def __init__(self, corpus: Corpus):
+        count = corpus.documents
+        self.status = np.where(corpus.earlier, EARLIER, KEPT).astype(np.int8)
+        self.status[count:][~corpus.earlier[count:]] = EXACT  # dropped long ago
+        self.keeper = np.arange(len(self.status))
+        self.component = np.arange(len(self.status))
+
+    def alive(self) -> np.ndarray:
+        return (self.status == KEPT) | (self.status == EARLIER)
+
+    def lose(self, lost: np.ndarray, winner: np.ndarray, fate: int) -> None:
+        """Note the fate of documents that were kept so far; earlier corpora stay as they are."""
+        still = self.status[lost] == KEPT
+        self.status[lost[still]], self.keeper[lost[still]] = fate, winner[still]
 
 
-def _lose(
-    status: np.ndarray, keeper: np.ndarray, lost: np.ndarray, winner: np.ndarray, fate: int
+def _drop_equal(
+    corpus: Corpus, rank: np.ndarray, fates: _Fates, search: Search, what: str, fate: int
 ) -> None:
-    """Note the fate of documents that were kept so far; earlier corpora stay as they are."""
-    still = status[lost] == KEPT
-    status[lost[still]], keeper[lost[still]] = fate, winner[still]
+    real = ~corpus.columns["planted"]  # planted documents tie no others together
+    alive = fates.alive()
+    if what == "url":  # a planted copy has the address of its original
+        alive &= real & (corpus.columns["url"] != 0)
+    left, right = search.equal(corpus, rank, alive, what)
+    fates.lose(right, left, fate)
+    cluster.join(fates.component, left[real[right]], right[real[right]])
+
+
+def _find_near(
+    corpus: Corpus, rank: np.ndarray, fates: _Fates, search: Search, threshold: float, drop: bool
+) -> dict[str, Any]:
+    """Tie near copies together and, if wanted, drop all but one; return how many were compared."""
+    real = ~corpus.columns["planted"]
+    similar = Similar(corpus, threshold)
+    label = np.arange(len(rank))
+    for left, right, same in search.near(corpus, rank, fates.alive(), similar):
+        true, fake = real[right], same & ~real[right]
+        cluster.join(fates.component, left[true], right[true])
+        cluster.join(label, left[true & same], right[true & same])
+        fates.lose(right[fake], left[fake], NEAR)
+    if drop:
+        winner = _winners(label, rank)
+        lost = np.flatnonzero(winner != np.arange(len(rank)))
+        fates.lose(lost, winner[lost], NEAR)
+    return similar.counts()
 
 
 def _rank(corpus: Corpus, keep: str) -> np.ndarray:
