@@ -26,7 +26,24 @@ SECONDS = 1.0
 # What a line repeats. Runs of one character, alternations, and beginnings without an end.
 PIECES = (
     *("a", "A", "1", " ", "\t", "\n", "\r", ".", "-", "_", "'", '"', "@", "#", "(", "[", "{", "<"),
-    *("&", "\\", "/", ":", "=", "+", "%", "é", "\u200b", "Ã", "Ã©", "\u3000", "😀", "\ud800", "`"),
+    *(
+        "&",
+        "\\",
+        "/",
+        ":",
+        "=",
+        "+",
+        "%",
+        "é",
+        "\u200b",
+        "Ã",
+        "Ã©",
+        "\u3000",
+        "😀",
+        "👩\u200d",
+        "\ud800",
+        "`",
+    ),
     *("a.", "a-", "a ", ". ", ".a", "a@", "@a", "a@a.", "a@a.aa", "a.a@", "1.", "1,", "1 ", "1-"),
     *("-1", "0.", "::", ":a", "f:", "1:", "a'", " \n", "\n ", "\n\n", "\n\n\n\n", ")(", "[1]"),
     *("[edit", "[citation needed", "lorem ipsum", "{}", "a\n", ". \n", "...", "• ", "!?", "”’)"),
@@ -55,7 +72,7 @@ def _document(text: str) -> dict:
 
 
 def _normalise(text: str) -> str:
-    options = normalize.Options(form="NFKC", quotes=True, lower=True, unwrap=True)
+    options = normalize.Options(form="NFKC", quotes=True, lower=True, unwrap=True, emoji=True)
     return normalize.normalize(text, options)
 
 

@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
             "max_newlines": 3,
             "lower": False,
             "unwrap": False,
+            "emoji": False,  # True writes them as names
         }
     )
     config.filters = ConfigDict(filters.section(filters.DOCUMENTATION))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llm.errors import unknown
+from llm.text import emoji
 
 FORMS: dict[str, Callable[[str], str]] = {
     "NFC": lambda text: unicodedata.normalize("NFC", text),
@@ -38,7 +39,8 @@ class Options(NamedTuple):
 
     form: Unicode normal form, or "" to leave it. quotes: curly quotes become straight ones.
     mojibake: undo UTF-8 that was read as Latin-1 or Windows-1252. max_newlines: longest run of
-    line breaks. lower: lower-case. unwrap: join lines inside a paragraph.
+    line breaks. lower: lower-case. unwrap: join lines inside a paragraph. emoji: write
+    them as names.
     """
 
     form: str = "NFC"
@@ -47,6 +49,7 @@ class Options(NamedTuple):
     max_newlines: int = 3
     lower: bool = False
     unwrap: bool = False
+    emoji: bool = False
 
 
 DEFAULT = Options()
@@ -80,6 +83,8 @@ def normalize(text: str, how: Options = DEFAULT) -> str:
         text = SPACES.sub(" ", text)
         if how.quotes:
             text = text.translate(QUOTES)
+        if how.emoji:
+            text = emoji.name(text)
     if how.lower:
         text = text.lower()
     if not text.isascii() and how.form:

@@ -80,3 +80,22 @@ def test_a_megabyte_of_one_character_is_quick(char):
     start = time.perf_counter()
     n.normalize(char * (1_000_000 // len(char)) + "é")
     assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ok👍ok", "ok :thumbs_up_sign: ok"),
+        ("👍🏽!", ":thumbs_up_sign_medium_skin_tone:!"),
+        ("❤️ is not ❤", ":heavy_black_heart: is not ❤"),
+        ("👨\u200d👩\u200d👧", ":man_woman_girl:"),
+        ("👩\u200d❤\u200d👩", ":woman_heavy_black_heart_woman:"),
+        ("🇩🇪🇫🇷", ":flag_de: :flag_fr:"),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", ":flag_gbeng:"),
+        ("1️⃣ and #5", ":keycap_1: and #5"),
+        ("© ™ → ✓ 日本「語」", "© ™ → ✓ 日本「語」"),
+    ],
+)
+def test_emoji_become_names(text, expected):
+    assert n.normalize(text, n.options(emoji=True)) == expected
+    assert n.normalize(text) == text
