@@ -5,6 +5,7 @@ Names are the Unicode character names that Python knows; a family or profession,
 characters, is one name of all of them.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -65,6 +66,7 @@ def name(text: str) -> str:
     return "".join((*parts, text[end:])) if end else text
 
 
+@functools.lru_cache(maxsize=4096)
 def _name(emoji: str) -> str:
     first = ord(emoji[0])
     if _FLAG_A <= first < _FLAG_A + 26:
