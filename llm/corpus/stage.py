@@ -68,6 +68,8 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
         console.print(f"Corpus in {root} is complete and unchanged; nothing to do.")
         summary.show(console, done, root)
         return done
+    for folder in (root, root / "documents"):
+        engine.clean_temporary(folder)
     workers = settings["engine"]["workers"]
     summary.announce(console, settings, shards.notes, len(shards.shards), workers, root)
     results = _clean(settings, shards, root, console)

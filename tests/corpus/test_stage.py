@@ -202,6 +202,9 @@ def test_killed_runs_continue_to_the_same_bytes(made, tmp_path):
             process.wait()
             kills += 1
     assert kills >= 1
+    (workdir / "documents").mkdir(exist_ok=True)
+    for folder in (workdir, workdir / "documents"):  # as if one more had come in the midst of these
+        (folder / ".tmp-half").write_bytes(b"half")
     stage.run(config(), str(workdir), quiet())
     assert shards(workdir) == shards(made[0])
     assert not list(workdir.rglob(".tmp-*"))
