@@ -63,13 +63,13 @@ def run(config: Any, workdir: str, console: Console | None = None) -> dict[str, 
         "config_hash": config_hash,
         "input_hash": shards.input_hash,
     }
+    for folder in (root, root / "documents"):
+        engine.clean_temporary(folder)
     done = _finished(root, facts)
     if done is not None:
         console.print(f"Corpus in {root} is complete and unchanged; nothing to do.")
         summary.show(console, done, root)
         return done
-    for folder in (root, root / "documents"):
-        engine.clean_temporary(folder)
     workers = settings["engine"]["workers"]
     summary.announce(console, settings, shards.notes, len(shards.shards), workers, root)
     results = _clean(settings, shards, root, console)
