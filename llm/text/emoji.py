@@ -76,7 +76,7 @@ def _name(emoji: str) -> str:
     if emoji[-1] == "\u20e3":
         return "keycap_" + {"#": "hash", "*": "asterisk"}.get(emoji[0], emoji[0])
     words = [
-        _TONES.get(c) or unicodedata.name(c, f"emoji_{ord(c):x}")
+        _TONES.get(c, unicodedata.name(c, f"emoji_{ord(c):x}"))
         for c in emoji
         if c not in "\u200d\ufe0f"
     ]
