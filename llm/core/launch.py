@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm.core import peers, signals
+from llm.core import heap, peers, signals
 from llm.core.redact import Redacting, redact
 from llm.errors import ConfigError, UserError
 
@@ -40,6 +40,8 @@ def run(stage: str, extra: dict[str, str] | None = None) -> None:
         stage: the function of `llm.main` to call, also the folder of its configs.
         extra: the stage's own options with their defaults ("false" makes a switch).
     """
+    if not {"--help", "-h", "--print_config"}.intersection(sys.argv):
+        heap.use_huge_pages()
     code = main(stage, sys.argv[1:], extra or {})
     peers.leave(code)
     sys.exit(code)
