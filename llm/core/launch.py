@@ -78,7 +78,11 @@ def _main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
 
     options = {**OPTIONS, **extra}
     if "--help" in argv or "-h" in argv:
-        return _help(stage, argv, options)
+        try:
+            return _help(stage, argv, options)
+        except BrokenPipeError:  # whoever reads, such as `head`, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
     call = configs.parse(argv, options)
     if call.options["print_config"] == "true":
         print(json.dumps(configs.to_dict(call.config), indent=1, default=str))
