@@ -21,8 +21,9 @@ import numpy as np
 
 from llm.generate import sampling
 from llm.generate.buckets import parts, power_of_two, row_count
+from llm.generate.guessing import Rows
 from llm.generate.prefix_cache import PagePool, page_names
-from llm.generate.programs import SHAPES, STEPS, WIDE, Chosen, Device, Programs, Rows
+from llm.generate.programs import SHAPES, STEPS, WIDE, Chosen, Device, Programs
 from llm.generate.requests import Collector, Completion, Piece, Request, check
 from llm.models.paged import BLOCK, PAGE, page_bytes
 
@@ -44,6 +45,8 @@ class Options(NamedTuple):
     cache: their type: "" = the compute dtype, "int8" = a quarter of float32's memory.
     share: whether prompts that begin alike share what was read.
     guess: whether tokens are guessed ahead; texts are the same, single streams faster.
+    narrow: whether the model's own weights in 8 bits, held besides, guess where a text decodes
+        alone and does not repeat itself; None = where it pays: a large dense model on a CPU.
     queue: requests waiting or running at most; 0 = any number.
     whole: whether the pool has its full size from the start, so that it never grows.
     steady: whether every step has all `rows`, used or not: one program to compile, not one for
@@ -55,6 +58,7 @@ class Options(NamedTuple):
     cache: str = ""
     share: bool = True
     guess: bool = True
+    narrow: bool | None = None
     queue: int = 0
     whole: bool = False
     steady: bool = False
@@ -183,7 +187,9 @@ class Engine:
     ):
         config = model.config
         options = options or Options()
-        self._make = lambda p: Programs(model, p, mesh, options.cache, draft)
+        self._make = lambda p: Programs(
+            model, p, mesh, options.cache, draft, options.guess and options.narrow
+        )
         self._device = device or self._make(params)
         self._tokenizer = tokenizer
         self._options = options

@@ -15,8 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm.errors import ConfigError
 from llm.generate import sampling
 from llm.generate.buckets import check_decodes, count_program, layout, parts
+from llm.generate.guessing import (
+    Rows,
+    State,
+    draft_narrow,
+    draft_small,
+    follow_text,
+    look_up,
+    may_guess,
+    within,
+)
+from llm.models.narrow import narrowed
 from llm.models.paged import PAGE, PagedCache, Pages, constrain, init_pages
 from llm.models.transformer import separate
 
@@ -24,19 +36,7 @@ STEPS = 16  # of one decode call, at most
 WIDE = 8  # tokens that a step works on, at least
 SHAPES = (16, PAGE, 4 * PAGE)  # tokens of a piece of a prompt
 _SEPARATE = 4 << 30  # bytes of parameters that are worth holding twice, on a CPU
-
-
-class Rows(NamedTuple):
-    """What the host sends for R rows (NumPy arrays); a row that is not used has nothing left."""
-
-    table: Any  # [R, n] int32 pages
-    token: Any  # [R] int32, chosen but not yet in the pages
-    position: Any  # [R] int32, of that token
-    left: Any  # [R] int32, tokens that may still be chosen
-    history: Any  # [R, C] int32, the text so far; read up to `position`
-    guess: Any  # [R] bool: whether guessed tokens may be accepted
-    stop_ids: Any  # [R, N] int32, -1 = none
-    settings: sampling.Rows
+_NARROW = 64 << 20  # bytes of parameters that take longer to read than to compute with
 
 
 class Chosen(NamedTuple):
@@ -86,14 +86,27 @@ class Programs:
         dtype: of the pages: "" = the compute dtype, or "int8".
         draft: (model, params) of a decoder with the same vocabulary, or None: guesses are then
             looked up in the text itself.
+        narrow: whether without a draft the model's own weights in 8 bits guess too; None = where
+            that pays.
+
+    Raises:
+        ConfigError: `narrow` asked for with a mesh or an adapter.
     """
 
     def __init__(
-        self, model: Any, params: Any, mesh: Any = None, dtype: str = "", draft: Any = None
+        self,
+        model: Any,
+        params: Any,
+        mesh: Any = None,
+        dtype: str = "",
+        draft: Any = None,
+        narrow: bool | None = False,
     ):
         check_decodes(mesh)
         self._mesh = mesh
         self._parts = [Part.of(model, params, dtype, mesh)]
+        self._narrow = None  # made when first used
+        self._narrows = draft is None and _narrows(self._parts[0], mesh, narrow)
         if draft is not None:
             self._parts.append(Part.of(draft[0], draft[1], "", mesh))
         self._pages: list[Pages] = []
@@ -150,11 +163,31 @@ class Programs:
         width = max(1, WIDE // len(rows.token))
         models = tuple(part.model for part in self._parts)
         params = tuple(part.params for part in self._parts)
+        if width > 1 and self._narrows:
+            if self._narrow is None:
+                self._narrow = narrowed(self._parts[0].params)
+            models, params = 2 * models, (*params, self._narrow)
         with layout(self._mesh):
             pages, *chosen = _decode(models, params, tuple(self._pages), rows, steps, width)
         self._pages = list(pages)
         tokens, logprobs, count, taken = jax.device_get(chosen)
         return Chosen(tokens, logprobs, count, int(taken))
+
+
+def _narrows(part: Part, mesh: Any, wanted: bool | None) -> bool:
+    """Tell whether the model's weights in 8 bits guess: on a CPU, where it is large and dense."""
+    c = part.model.config
+    possible = mesh is None and c.adapter.name == "none"
+    if wanted and not possible:
+        raise ConfigError(
+            "Guessing with the model's own weights in 8 bits needs one device and no adapter.",
+            "Merge the adapter and load the model without a mesh, or leave narrow at None.",
+        )
+    if wanted is not None:
+        return wanted
+    size = sum(x.nbytes for x in jax.tree.leaves(part.params))
+    fits = not c.n_experts and _NARROW <= size <= _SEPARATE
+    return possible and fits and jax.default_backend() == "cpu"
 
 
 @functools.partial(jax.jit, static_argnames=("config", "count", "dtype"))
@@ -207,28 +240,11 @@ def _put(
         {"params": params},
         tokens,
         segments=(steps < real[:, None]).astype(jnp.int32),
-        positions=_within(model, start + steps),
+        positions=within(model, start + steps),
         cache=PagedCache(pages, table),
         method="hidden",
     )
     return hidden, constrain(cache.pages)
-
-
-def _within(model: Any, positions: jax.Array) -> jax.Array:
-    """Keep the positions of padding inside the model's tables."""
-    return jnp.minimum(positions, model.config.max_length - 1)
-
-
-class _State(NamedTuple):
-    pages: tuple[Pages, ...]
-    token: jax.Array  # [R]
-    position: jax.Array  # [R]
-    left: jax.Array  # [R]
-    history: jax.Array  # [R, C]
-    seen: jax.Array  # [R, V] bool
-    tokens: jax.Array  # [R, STEPS * T]
-    logprobs: jax.Array
-    given: jax.Array  # [R]
 
 
 @functools.partial(jax.jit, static_argnames=("models", "width"), donate_argnames=("pages",))
@@ -240,10 +256,15 @@ def _decode(
     steps: jax.Array,
     width: int,
 ) -> tuple[Any, ...]:
-    """Choose tokens until `steps` passes are done or no row has any left; see `Rows`, `Chosen`."""
+    """Choose tokens until `steps` passes are done or no row has any left; see `Rows`, `Chosen`.
+
+    Args:
+        models, params: the decoder, and what guesses for it if anything does.
+        pages: of the decoder, and of a draft; the decoder's own narrow weights use its pages.
+    """
     count_program("decode")
     R = rows.token.shape[0]
-    state = _State(
+    state = State(
         pages,
         rows.token,
         rows.position,
@@ -255,10 +276,10 @@ def _decode(
         jnp.zeros(R, jnp.int32),
     )
 
-    def more(carry: tuple[jax.Array, _State]) -> jax.Array:
+    def more(carry: tuple[jax.Array, State]) -> jax.Array:
         return (carry[0] < steps) & jnp.any(carry[1].left > 0)
 
-    def take(carry: tuple[jax.Array, _State]) -> tuple[jax.Array, _State]:
+    def take(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
         return carry[0] + 1, _step(models, params, carry[1], rows, width)
 
     taken, state = jax.lax.while_loop(more, take, (jnp.int32(0), state))
@@ -280,8 +301,8 @@ def _seen(rows: Rows, vocabulary: int) -> jax.Array:
 
 
 def _step(
-    models: tuple[Any, ...], params: tuple[Any, ...], state: _State, rows: Rows, width: int
-) -> _State:
+    models: tuple[Any, ...], params: tuple[Any, ...], state: State, rows: Rows, width: int
+) -> State:
     """Run the current token and width - 1 guesses; keep the guesses that would have been chosen.
 
     Each token is chosen from the model's own logits with the key of its row and position, whatever
@@ -291,24 +312,28 @@ def _step(
     pages = list(state.pages)
     if T == 1:
         guesses = jnp.zeros((R, 0), jnp.int32)
-    elif len(models) > 1:
-        guesses, pages[1] = _draft(models[1], params[1], pages[1], state, rows, T - 1)
+    elif len(pages) > 1:
+        guesses, pages[1] = draft_small(models[1], params[1], pages[1], state, rows, T - 1)
     else:
-        guesses = _look_up(state.history, state.position, T - 1)
+        guesses, known = look_up(state.history, state.position, T - 1)
+        if len(models) > 1:
+            guesses, pages[0] = draft_narrow(
+                models[1], params[1], pages[0], state, rows, guesses, known
+            )
     inputs = jnp.concatenate([state.token[:, None], guesses], axis=1)
     ahead = jnp.arange(T, dtype=jnp.int32)[None]
-    usable = ahead < jnp.where(_may_guess(rows), state.left, jnp.minimum(state.left, 1))[:, None]
+    usable = ahead < jnp.where(may_guess(rows), state.left, jnp.minimum(state.left, 1))[:, None]
     hidden, cache = models[0].apply(
         {"params": params[0]},
         inputs,
         segments=usable.astype(jnp.int32),
-        positions=_within(models[0], state.position[:, None] + ahead),
+        positions=within(models[0], state.position[:, None] + ahead),
         cache=PagedCache(pages[0], rows.table),
         method="hidden",
     )
     pages[0] = cache.pages
-    if len(models) > 1 and T == 1:
-        pages[1] = _follow(models[1], params[1], pages[1], state, rows)
+    if len(pages) > 1 and T == 1:
+        pages[1] = follow_text(models[1], params[1], pages[1], state, rows)
     logits = models[0].apply({"params": params[0]}, hidden, method="head").reshape(R * T, -1)
     chosen, logprobs = sampling.sample(
         logits,
@@ -325,14 +350,9 @@ def _step(
     return _advance(state._replace(pages=tuple(pages)), chosen, logprobs, kept, stops & kept)
 
 
-def _may_guess(rows: Rows) -> jax.Array:
-    # A penalty changes with every token, so its rows go one by one.
-    return rows.guess & (rows.settings.repetition_penalty == 1)
-
-
 def _advance(
-    state: _State, chosen: jax.Array, logprobs: jax.Array, kept: jax.Array, stops: jax.Array
-) -> _State:
+    state: State, chosen: jax.Array, logprobs: jax.Array, kept: jax.Array, stops: jax.Array
+) -> State:
     """Note the chosen tokens [R, T] that are kept (each row's first ones)."""
     R, T = chosen.shape
     line, ahead = jnp.arange(R)[:, None], jnp.arange(T, dtype=jnp.int32)[None]
@@ -350,76 +370,3 @@ def _advance(
         logprobs=state.logprobs.at[line, at].set(logprobs, mode="drop"),
         given=state.given + count,
     )
-
-
-def _look_up(history: jax.Array, position: jax.Array, n: int) -> jax.Array:
-    """Guess the next n tokens [R, n] from what followed the last ones earlier in the text.
-
-    The longest match of up to three tokens counts, of equals the latest; a match near the end is
-    read on periodically. Without a match the guess is worthless, and costs nothing.
-    """
-    C = history.shape[1]
-    place = jnp.arange(C, dtype=jnp.int32)[None]
-    run = place < position[:, None]
-    score = jnp.zeros(history.shape, jnp.int32)
-    for back in range(3):
-        last = jnp.take_along_axis(history, jnp.maximum(position - back, 0)[:, None], axis=1)
-        earlier = jnp.pad(history, ((0, 0), (back, 0)), constant_values=-1)[:, :C]
-        run = run & (earlier == last)
-        score = score + run
-    best = jnp.argmax(score * C + place * (score > 0), axis=1).astype(jnp.int32)
-    period = jnp.maximum(position - best, 1)
-    follow = best[:, None] + 1 + jnp.arange(n, dtype=jnp.int32)[None] % period[:, None]
-    return jnp.take_along_axis(history, jnp.minimum(follow, C - 1), axis=1)
-
-
-def _draft(
-    model: Any, params: Any, pages: Pages, state: _State, rows: Rows, n: int
-) -> tuple[jax.Array, Pages]:
-    """Let the small model choose the next n tokens [R, n], with the draws of the large one.
-
-    Its first pass reads the last two tokens, because the one before the last may have been the
-    large model's own and is then not in its pages.
-    """
-
-    def run(pages: Pages, tokens: jax.Array, at: jax.Array, real: jax.Array, step: Any) -> Any:
-        hidden, cache = model.apply(
-            {"params": params},
-            tokens,
-            segments=real.astype(jnp.int32),
-            positions=_within(model, at),
-            cache=PagedCache(pages, rows.table),
-            method="hidden",
-        )
-        logits = model.apply({"params": params}, hidden[:, -1:], method="head")[:, 0]
-        place = state.position + step + 1
-        return sampling.sample(logits, rows.settings, place, state.seen)[0], cache.pages
-
-    def follow(carry: tuple[Pages, jax.Array], step: jax.Array) -> Any:
-        pages, token = carry
-        at = (state.position + step)[:, None]
-        token, pages = run(pages, token[:, None], at, (state.left > step)[:, None], step)
-        return (pages, token), token
-
-    before = jnp.maximum(state.position - 1, 0)
-    first = jnp.take_along_axis(state.history, before[:, None], axis=1)
-    tokens = jnp.concatenate([first, state.token[:, None]], axis=1)
-    at = jnp.stack([before, state.position], axis=1)
-    # A text of one token has nothing before it.
-    real = jnp.stack([state.position > 0, state.left > 0], axis=1) & (state.left > 0)[:, None]
-    token, pages = run(pages, tokens, at, real, 0)
-    (pages, _), others = jax.lax.scan(follow, (pages, token), jnp.arange(1, n, dtype=jnp.int32))
-    return jnp.concatenate([token[:, None], others.T], axis=1), pages
-
-
-def _follow(model: Any, params: Any, pages: Pages, state: _State, rows: Rows) -> Pages:
-    """Put the current token into the small model's pages while it is not asked to guess."""
-    _, cache = model.apply(
-        {"params": params},
-        state.token[:, None],
-        segments=(state.left > 0).astype(jnp.int32)[:, None],
-        positions=_within(model, state.position)[:, None],
-        cache=PagedCache(pages, rows.table),
-        method="hidden",
-    )
-    return cache.pages

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llm.core.sharding import shard
-from llm.models import lora, lowbit, quant, zigzag
+from llm.models import lora, lowbit, narrow, quant, zigzag
 from llm.models.config import TransformerConfig
 from llm.models.products import contract
 
@@ -113,10 +113,15 @@ class Dense(nn.Module):
         if axes.count("embed") == 2:  # a square map: one axis is enough to shard it
             axes[-1] = None
         dtype = jnp.dtype(self.config.dtype)
-        kernel = param(self, "kernel", init, self.sizes, axes)
-        y = _contract(self.config.matmul, inputs, x.astype(dtype), kernel.astype(dtype))
-        if self.config.adapter.covers(*self.path):
-            y = self._adapt(x.astype(dtype), y, kernel, axes, keys)
+        stored: Any = self.get_variable("params", "kernel")
+        if narrow.is_narrow(stored):
+            summed = sum(letter not in output for letter in letters)
+            y = narrow.product(x, stored, summed, self.sizes[summed:]).astype(dtype)
+        else:
+            kernel = param(self, "kernel", init, self.sizes, axes)
+            y = _contract(self.config.matmul, inputs, x.astype(dtype), kernel.astype(dtype))
+            if self.config.adapter.covers(*self.path):
+                y = self._adapt(x.astype(dtype), y, kernel, axes, keys)
         if self.bias:
             kept = [letter for letter in letters if letter in output]
             zeros = jax.nn.initializers.zeros
@@ -244,6 +249,9 @@ class Embed(nn.Module):
     def attend(self, x: Array) -> Array:  # [B, T, D] -> [B, T, V] float32
         """Score every token by the inner product with its embedding."""
         dtype = jnp.dtype(self.config.dtype)
+        if self.has_variable("params", "narrow"):
+            stored: Any = self.get_variable("params", "narrow")
+            return narrow.product(x, stored, 1, self.embedding.shape[:1])
         table = self.embedding.astype(dtype)
         return contract(x.astype(dtype), table, ((2,), (1,)), jnp.dtype(jnp.float32))
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from llm.core.sharding import current_layout, shard
 from llm.errors import ConfigError
-from llm.models import moe, pipeline, remat, zigzag
+from llm.models import moe, narrow, pipeline, remat, zigzag
 from llm.models.block import Block, Buffers, Context, Layer
 from llm.models.cache import Cache, plan_writes, write
 from llm.models.config import TransformerConfig
@@ -173,18 +173,13 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Array, embed: Embed) -> Array:
         c = self.config
-        dtype = jnp.dtype(c.dtype)
         if c.head == "mlm":  # BERT: one more dense layer and norm before the vocabulary
             x = Dense(c, "BTD,DC->BTC", (c.d_model, c.d_model), True, name="dense")(x)
             x = Norm(c, (c.d_model,), name="norm")(ACTIVATIONS[c.activation](x))
         if c.tied_embeddings:
             logits = embed.attend(x)
         else:
-            init = INITIALISERS[c.init](c, "in", c.d_model)
-            shape = (c.d_model, c.vocab_size)
-            kernel = param(self, "kernel", init, shape, ("embed", "vocab"))
-            float32 = jnp.dtype(jnp.float32)
-            logits = contract(x.astype(dtype), kernel.astype(dtype), ((2,), (0,)), float32)
+            logits = self._untied(x)
         if c.logit_scale != 1.0:
             logits = logits * c.logit_scale
         if c.head_bias:
@@ -194,6 +189,18 @@ class Head(nn.Module):
         if c.logit_softcap:
             logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
         return shard(logits, "batch", "length", "vocab")
+
+    def _untied(self, x: Array) -> Array:  # [B, T, D] -> [B, T, V]
+        c = self.config
+        shape = (c.d_model, c.vocab_size)
+        stored: Any = self.get_variable("params", "kernel")
+        if narrow.is_narrow(stored):
+            return narrow.product(x, stored, 1, shape[1:])
+        dtype = jnp.dtype(c.dtype)
+        init = INITIALISERS[c.init](c, "in", c.d_model)
+        kernel = param(self, "kernel", init, shape, ("embed", "vocab"))
+        float32 = jnp.dtype(jnp.float32)
+        return contract(x.astype(dtype), kernel.astype(dtype), ((2,), (0,)), float32)
 
 
 class Classifier(nn.Module):

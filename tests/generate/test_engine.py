@@ -121,17 +121,62 @@ def test_texts_are_the_same_with_a_draft_model(model, alone, same_model):
         same(engine.complete(requests), alone[:5])
 
 
-def test_drawn_tokens_follow_the_models_distribution_with_guesses():
+@pytest.fixture(scope="module")
+def narrow(model):
+    """Return an engine whose model guesses with its own weights in 8 bits."""
+    return model.engine(Options(narrow=True, whole=True))
+
+
+def test_texts_are_the_same_with_guesses_of_narrow_weights(narrow, alone):
+    before = narrow.counts.copy()
+    same([narrow.complete([request])[0] for request in mixed()], alone)
+    made = narrow.counts - before
+    assert made["chosen"] / made["steps"] > 5  # of 8, or 20 / 3 where every guess is right
+    same(narrow.complete(mixed()), alone)
+
+
+def test_narrow_guesses_keep_to_stops_penalties_and_int8_pages(model, narrow):
+    texts = prompts([5, 80], 6)
+    penalised = Settings(0.8, repetition_penalty=1.3, seed=4)
+    for cache, engine in (("", narrow), ("int8", model.engine(Options(narrow=True, cache="int8")))):
+        plain = model.engine(Options(guess=False, cache=cache))
+        for settings in (GREEDY, penalised):
+            (long,) = plain.complete([Request(texts[0], 20, settings)])
+            stops = (long.tokens[11],)
+            requests = [Request(text, 20, settings, stops) for text in texts]
+            for request in requests:
+                same(engine.complete([request]), plain.complete([request]))
+
+
+def test_narrow_weights_guess_by_themselves_only_in_large_dense_models(model, monkeypatch):
+    def used(lm):
+        return lm.engine()._device._narrows
+
+    assert not used(model)
+    monkeypatch.setattr(programs, "_NARROW", 1000)
+    assert used(model) and not model.engine(Options(guess=False))._device._narrows
+    assert not used(build(dataclasses.replace(CONFIG, n_experts=2, top_k=1)))
+    mesh = make_mesh({"data": 1, "tensor": 2}, jax.devices()[:2])
+    split = build(CONFIG, mesh=mesh)
+    assert not used(split)
+    with pytest.raises(ConfigError, match="needs one device and no adapter"):
+        split.engine(Options(narrow=True))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_drawn_tokens_follow_the_models_distribution_with_guesses(narrow):
     """One step's guesses among 8 tokens: chi-square of 1,500 draws against the exact shares."""
     config = dataclasses.replace(CONFIG, vocab_size=8, d_model=16, n_layers=1, max_length=64)
     lm = build(config, scale=0.6)
-    engine = lm.engine()
-    prompt = (1, 2, 3, 1, 2, 3, 1, 2)
+    engine = lm.engine(Options(narrow=narrow))
+    # The first text repeats itself; without that only narrow weights guess.
+    prompt = (1, 2, 3, 4, 5, 6) if narrow else (1, 2, 3, 1, 2, 3, 1, 2)
     draws = 1500
     settings = Settings(1.0)
     requests = [Request(prompt, 2, settings._replace(seed=seed)) for seed in range(draws)]
     pairs = [engine.complete([request])[0].tokens for request in requests]
     first = np.asarray(jax.nn.softmax(lm.logits([prompt])[0, -1]))
+    assert engine.counts["steps"] < 2 * draws  # some guesses were kept
     texts = [[*prompt, a] for a in range(8)]
     second = np.asarray(jax.nn.softmax(lm.logits(texts)[:, -1]))
     wanted = (first[:, None] * second).reshape(-1) * draws
@@ -140,14 +185,16 @@ def test_drawn_tokens_follow_the_models_distribution_with_guesses():
     assert chi < 63 + 4 * np.sqrt(2 * 63)  # 63 degrees of freedom, four deviations
 
 
-def test_no_program_is_compiled_after_warming_up(model):
-    engine = model.engine(Options(whole=True))
+@pytest.mark.parametrize("narrows", [False, True])
+def test_no_program_is_compiled_after_warming_up(model, narrow, narrows):
+    engine = narrow if narrows else model.engine(Options(whole=True))
     engine.warm_up()
     before, known = buckets.compiled(), programs._decode._cache_size()
     engine.complete(mixed())
     penalised = Settings(0.7, 5, 0.9, 0.05, 1.3, 3, ((4, 2.0), (9, -1.0)))
     engine.complete([Request(text, 9, penalised, (3, 5)) for text in prompts([5, 80, 210])])
-    [engine.complete([request]) for request in mixed(3)]
+    for request in mixed(3):
+        engine.complete([request])
     assert buckets.compiled() == before and programs._decode._cache_size() == known
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from configs import common
 from llm.core import sharding
-from llm.generate import programs, sampling
+from llm.generate import guessing, programs, sampling
 from llm.models.config import TransformerConfig
 from llm.models.paged import BLOCK, PAGE, init_pages
 from llm.models.transformer import Transformer
@@ -93,7 +93,7 @@ def decoding_program(config, topology, mesh, rows, length):
         return jax.ShapeDtypeStruct(shape, "int32", sharding=whole)
 
     settings = sampling.rows([sampling.Settings()] * rows, 16)
-    sent = programs.Rows(
+    sent = guessing.Rows(
         table=integers(rows, each),
         token=integers(rows),
         position=integers(rows),
