@@ -4,7 +4,8 @@
 A narrow parameter stands in the place of its array: {"rows": int8 [N, K], "scale": float32 [N]},
 one row for every output. XLA's CPU backend multiplies two or more rows of int8 by int8 weights in
 a quarter of float32's time, but takes ten times as long for a single row or for float32 rows; so
-each state goes in as two rows, its leading 8 bits and the next 8: only the weights' rounding is felt.
+each state goes in as two rows, its leading 8 bits and the next 8: one feels the weights' rounding
+only.
 """
 
 import math

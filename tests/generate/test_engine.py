@@ -155,7 +155,7 @@ def test_narrow_weights_guess_by_themselves_only_in_large_dense_models(model, mo
     assert not used(model)
     monkeypatch.setattr(programs, "_NARROW", 1000)
     assert used(model) and not model.engine(Options(guess=False))._device._narrows
-    assert not used(build(dataclasses.replace(CONFIG, n_experts=2, top_k=1)))
+    assert not used(build(dataclasses.replace(CONFIG, n_experts=2, experts_per_token=1)))
     mesh = make_mesh({"data": 1, "tensor": 2}, jax.devices()[:2])
     split = build(CONFIG, mesh=mesh)
     assert not used(split)
