@@ -71,8 +71,9 @@ def visible(r: Request) -> Array:  # -> [B, T, S] bool
 def masked_logits(q: Array, k: Array, r: Request) -> Array:  # -> [B, K, G, T, S] float32, masked
     B, T, N, H = q.shape
     K = k.shape[2]
-    grouped = q.reshape(B, T, K, N // K, H)
-    logits = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
+    # Queries in the products' order: XLA would otherwise transpose the many products.
+    grouped = jnp.moveaxis(q.reshape(B, T, K, N // K, H), 1, 3)
+    logits = jnp.einsum("BKGTH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
     return adjusted(logits, r)
 
 
