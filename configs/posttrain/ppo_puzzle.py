@@ -4,8 +4,8 @@
     python scripts/posttrain.py --config=configs/posttrain/ppo_puzzle.py \\
         --workdir=runs/puzzle/ppo --config.init.from=runs/puzzle/sft
 
-Hardware: any CPU with two cores, about two minutes; held-out exact answers 0.42 to 0.96, KL
-within 25 % of its target.
+Hardware: any CPU with two cores, about a minute; over three seeds held-out exact answers rise from
+0.31–0.42 to 0.84–0.85, and the KL of the last quarter is 6 % below to 14 % above its target.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs import common
 
 
 def get_config():
-    config = common.on_policy(steps=400, batch_size=64, length=32)
+    config = common.on_policy(steps=600, batch_size=64, length=32)
     config.model.value_head = True
     config.data = ConfigDict(
         {"source": "puzzles", "length": 32, "kind": "largest", "size": 4, "count": 4000}
@@ -31,7 +31,7 @@ def get_config():
     config.rollout.missing_eos_penalty = 1.0
     config.rollout.advantages = ConfigDict({"name": "gae", "gamma": 1.0, "lam": 0.95})
     config.rollout.kl = ConfigDict(
-        {"place": "reward", "estimator": "k1", "coef": 0.05, "target": 0.7, "horizon": 500.0}
+        {"place": "reward", "estimator": "k1", "coef": 0.15, "target": 0.7, "horizon": 500.0}
     )
     config.schedule.peak = 5e-4
     config.train.log_every = 20

@@ -8,8 +8,8 @@
 The reward model comes from configs/posttrain/puzzle_reward.py. "exact" has weight 0: training does
 not see it, the monitors do (rollout/gold, rollout/hack_gap, rollout/sign_gold).
 
-Hardware: any CPU with two cores, about half a minute; the held-out score rises from -0.7 to 2.8,
-exact answers from 0.42 to 0.77.
+Hardware: any CPU with two cores, about a minute; over three seeds exact answers rise from 0.31–0.42
+to 0.74–0.82. The KL is not held: it ends at 2 to 8.
 """
 
 from ml_collections import ConfigDict
@@ -25,8 +25,7 @@ def get_config():
     # Scores differ more than a verifier's 0 and 1: a stronger pull to the reference, and fixed
     config.rollout.kl.coef = 0.3
     config.rollout.kl.target = 0.0
-    # Not longer: what the model gains in score from there on it loses in right answers
-    config.train.steps = 120
+    config.train.steps = 360
     config.train.eval_every = 30
-    config.checkpoint.every = 120
+    config.checkpoint.every = 360
     return config

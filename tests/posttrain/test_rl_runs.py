@@ -68,6 +68,7 @@ def test_held_out_reward_rises(tuned, seed, tmp_path, config):
         target = json.loads((tmp_path / "config.json").read_text())["rollout"]["kl"]["target"]
         found = values(tmp_path, "rollout/kl")
         assert np.mean(found[-len(found) // 4 :]) == pytest.approx(target, rel=0.3)
+        assert 1.0 not in values(tmp_path, "rollout/sign_gold"), "an honest run raises no alarm"
 
 
 def test_a_reward_model_teaches_what_it_learned(tuned, seed, tmp_path):
@@ -81,6 +82,7 @@ def test_a_reward_model_teaches_what_it_learned(tuned, seed, tmp_path):
         f"--config.rollout.rewards.model.path={judge}",
     )
     assert gain(learned, "eval/validation/reward_exact") >= 0.3
+    assert 1.0 not in values(learned, "rollout/sign_gold"), "an honest run raises no alarm"
 
 
 HACKED = """
@@ -107,7 +109,6 @@ def test_a_planted_hack_is_seen(tuned, seed, tmp_path):
     assert gain(run, "eval/validation/reward_pattern") > 0.5
     assert gain(run, "eval/validation/reward_exact") < -0.2
     assert 1.0 in values(run, "rollout/sign_gold")
-    assert 1.0 not in values(run, "rollout/sign_gold")[:1]
 
 
 def test_a_killed_run_ends_with_the_same_rollouts_and_parameters(tmp_path_factory, tmp_path):
