@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import llm
-from llm.core import sharding, trees
+from llm.core import trees
 from llm.data import examples
 from llm.models import tuning
 from llm.models.adapters import Adapter, trainable
@@ -113,7 +113,7 @@ def main() -> None:
     count = args.batch * args.steps
     data = rows(args.data, lm.tokenizer, args.length, count + args.held_out)
     train, held = ({k: v[s] for k, v in data.items()} for s in (slice(count), slice(count, None)))
-    with tempfile.TemporaryDirectory() as name, sharding.without_layout():
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lm.save(folder / "base", format="hf")
         np.savez(folder / "rows.npz", **data)
