@@ -7,8 +7,8 @@
         --workdir=runs/smollm2/reward
 
 Low-rank updates and the score head; a fifth of the prompts is held out. benchmarks/preferences.py
-compares it with a bag of words and gives intervals. Hardware: two CPU cores, 4,096 tokens a
-step. Not run to its end yet: docs/posttraining.md.
+compares it with a bag of words and gives intervals. Hardware: two CPU cores, 20 minutes; one
+epoch, held-out accuracy 0.64 beside 0.63 (docs/posttraining.md).
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from configs import common
 
 
 def get_config():
-    config = common.follow_up(steps=60, batch_size=8, length=256)
+    config = common.follow_up(steps=129, batch_size=8, length=256)
     config.model.head = "sequence"
     config.model.n_classes = 1
     config.model.adapter = common.adapter("lora", rank=16, alpha=32.0)
@@ -29,8 +29,8 @@ def get_config():
     config.schedule.peak = 5e-4
     config.schedule.warmup_steps = 6
     config.train.log_every = 5
-    config.train.eval_every = 60
+    config.train.eval_every = 129
     config.train.eval_first = False
     config.evals.validation.batches = 0
-    config.checkpoint.every = 60
+    config.checkpoint.every = 65
     return config
