@@ -7,8 +7,8 @@
         --workdir=runs/smollm2/reward
 
 Low-rank updates and the score head; a fifth of the prompts is held out. benchmarks/preferences.py
-compares it with a bag of words and gives intervals. Hardware: two CPU cores, 20 minutes; one
-epoch, held-out accuracy 0.64 beside 0.63 (docs/posttraining.md).
+compares it with a bag of words and gives intervals. Hardware: two CPU cores, about 20 minutes by
+the first steps on free ones; one epoch, held-out accuracy 0.64 beside 0.63 (docs/posttraining.md).
 """
 
 from ml_collections import ConfigDict
