@@ -117,6 +117,18 @@ def feedback(config: Any, workdir: str) -> Any:
     return _stage("llm.posttrain.feedback", config, workdir)
 
 
+def rounds(config: Any, workdir: str) -> Any:
+    """Collect answers, judge them, train a reward model and a policy on it, and again."""
+    from llm.posttrain import rounds as stage
+
+    stage.check(config)
+    check_training(config.reward)
+    check_training(config.policy)
+    builder = configs.resolve_builder(PROMPTS[config.policy.data.source])
+    asked = builder(**_prompt_options(config.policy))["train"].items
+    return stage.run(config, workdir, stage.Stages(feedback, train), asked)
+
+
 def label(config: Any, workdir: str) -> Any:
     """Let people say which answer is better."""
     return _stage("llm.label.stage", config, workdir)

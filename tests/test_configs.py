@@ -42,6 +42,7 @@ def test_all_stages_have_a_tiny_config():
         "compress",
         "serve",
         "feedback",
+        "rounds",
         "label",
     )
     for stage in stages:

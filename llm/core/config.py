@@ -140,28 +140,43 @@ def _sequence(text: str, kind: type, current: Any) -> Any:
 
 
 def apply_override(config: ml_collections.ConfigDict, name: str, text: str) -> None:
-    """Set one dotted field from its command-line text.
+    """Set one dotted field from its command-line text, or a section within one from a dict's.
 
     Raises:
         ConfigError: unknown field (with the nearest), a section, or a value of another type.
     """
     known = fields(config)
+    node: Any = config
+    *parents, last = name.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, ml_collections.ConfigDict) else None
+    if isinstance(node, ml_collections.ConfigDict) and isinstance(
+        node.get(last), ml_collections.ConfigDict
+    ):
+        node[last] = _section(name, text, known)
+        return
     if name not in known:
-        sections = [key for key in known if key.startswith(f"{name}.")]
-        if sections:
-            shown = ", ".join(sections[:6])
-            raise ConfigError(f"config.{name} is a section.", f"Set one of its fields: {shown}.")
         raise ConfigError(
             f"config.{name} does not exist.{_nearest_field(name, list(known))}",
             "List all fields with --help.",
         )
     kind, current = known[name]
-    node = config
-    *parents, last = name.split(".")
-    for parent in parents:
-        node = node[parent]
     with node.ignore_type():  # parse_value has checked the type already
         node[last] = parse_value(text, kind, current, f"config.{name}")
+
+
+def _section(name: str, text: str, known: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Read a section, such as rewards or a scorer, that is to have other fields than before."""
+    inner = "." in name  # what stages read of their own sections must not go missing
+    try:
+        if inner:
+            return ml_collections.ConfigDict(ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError, AttributeError):
+        pass
+    shown = ", ".join([key for key in known if key.startswith(f"{name}.")][:6])
+    fix = f"Set one of its fields: {shown}." if shown else "It has no field."
+    more = " Or give it whole: {'field': value, …}." if inner else ""
+    raise ConfigError(f"config.{name} is a section.", fix + more)
 
 
 def _nearest_field(name: str, known: list[str]) -> str:

@@ -112,7 +112,8 @@ def run(config: Any, workdir: str) -> dict[str, Any]:
         prompts = maker.prompts(config.path, int(config.limit))
         if not prompts:
             raise DataError("There is no prompt.", "Give --config.path=<JSONL of prompts>.")
-        _same_settings({**configs.to_dict(config), "model": model}, workdir)
+        free = ("limit", "chunk", "path", "platform")
+        require_same_settings({**configs.to_dict(config), "model": model}, workdir, free)
         records = _make(maker, prompts, workdir, int(config.chunk))
         return _finish(maker, records, {"task": config.maker.name, "model": model}, workdir)
 
@@ -134,21 +135,25 @@ def _name(source: str, lm: Any) -> str:
     return f"{os.path.basename(source.rstrip('/'))}@{weights[:16]}"
 
 
-def _same_settings(now: Record, workdir: str) -> None:
-    """Refuse to go on with records that other settings or another model made.
+def require_same_settings(now: Record, workdir: str, free: Sequence[str]) -> None:
+    """Refuse to go on with what other settings or another model made; keep the settings.
+
+    Args:
+        now: the settings.
+        workdir: whose config.json has those of its beginning.
+        free: settings that may change.
 
     Raises:
-        DataError: config.json of the workdir differs in what shapes the records.
+        DataError: another setting changed.
     """
     place = files.path(workdir) / "config.json"
     if place.exists():
-        free = ("limit", "chunk", "path", "platform")
         before = files.read_json(place)
         shared = {k: v for k, v in files.parse_json(json.dumps(now)).items() if k not in free}
         changed = [key for key, value in shared.items() if before.get(key) != value]
         if changed:
             raise DataError(
-                f"{workdir} holds records made with another {', '.join(changed)}.",
+                f"{workdir} was begun with another {', '.join(changed)}.",
                 "Choose another --workdir, or the earlier settings.",
             )
     files.write_json(place, now)

@@ -140,6 +140,20 @@ def test_command_line_forms():
     assert call.options["workdir"] == "/x" and call.options["debug"] == "true"
 
 
+def test_a_section_within_one_is_given_whole():
+    config = ConfigDict({"rollout": {"rewards": {"exact": {"weight": 1.0}}, "more": {}}, "rows": 2})
+    given = "{'pattern': {'weight': 0.5, 'regex': '5'}}"
+    configs.apply_override(config, "rollout.rewards", given)
+    assert config.rollout.rewards.to_dict() == {"pattern": {"weight": 0.5, "regex": "5"}}
+    configs.apply_override(config, "rollout.rewards.pattern.weight", "2")
+    assert config.rollout.rewards.pattern.weight == 2.0
+    configs.apply_override(config, "rollout.more", '{"a": 1}')
+    assert config.rollout.more.a == 1
+    for name, text in (("rollout.rewards", "pattern"), ("rollout", given), ("rollout.more", "3")):
+        with pytest.raises(ConfigError, match=f"config.{name} is a section"):
+            configs.apply_override(config, name, text)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -149,6 +163,7 @@ def test_command_line_forms():
         ([TINY, "--config.train.stepz=3"], "config.train.steps"),
         ([TINY, "--wrkdir=x"], "workdir"),
         ([TINY, "--config.train.steps"], "no value"),
+        ([TINY, "--config.train={'steps': 3}"], "config.train is a section"),
     ],
 )
 def test_wrong_command_lines_exit_2(arguments, says, capsys):
