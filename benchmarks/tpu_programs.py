@@ -5,9 +5,10 @@
     PYTHONPATH=. python benchmarks/tpu_programs.py mixtral_8x7b --mesh tensor=2
 
 Prints bytes of arguments and temporaries of the whole program; PYTHON has `maxtext[tpu]==0.2.5`.
---layers adds what two layers cost: the difference of unrolled programs of four and two layers, in
-FLOPs, bytes accessed and collectives, as the compiler's analysis counts a loop's body once. Each
-side uses the compiler of its Python: run the script itself with PYTHON for the same on both.
+--layers prints instead what two layers cost: the difference of unrolled programs of four and two
+layers, in FLOPs, bytes accessed and collectives, as the compiler's analysis counts a loop's body
+once. Each side uses the compiler of its Python: run the script itself with PYTHON for the same on
+both.
 A whole program takes one to four minutes on two cores.
 """
 
@@ -113,9 +114,10 @@ def main() -> None:
     if args.peer_python:
         sides["maxtext"] = lambda layers=0: theirs(args.peer_python, args.name, layers)
     for who, compiled in sides.items():
-        show(who, compiled())
         if args.layers:
             show(f"{who}, two layers", two_layers(compiled(4), compiled(2)))
+        else:
+            show(who, compiled())
 
 
 if __name__ == "__main__":

@@ -104,7 +104,11 @@ def _quantize(x: Array) -> tuple[Array, Array]:
 
 
 def _store(pool: Array, layer: Array | int, place: Place, new: Array) -> Array:
-    """Scatter [B, T, K, ...] into [L, G, K, P, ...]; what is not real is dropped."""
+    """Scatter [B, T, K, ...] into [L, G, K, P, ...]; what is not real is dropped.
+
+    Heads are indices, too: as a dimension of what is written they make a TPU's compiler lay all
+    pages out anew, with slots before heads, around every write.
+    """
     B, T = place.slots.shape
     if T % PAGE == 0:
         first = place.slots[:, ::PAGE]
@@ -112,7 +116,9 @@ def _store(pool: Array, layer: Array | int, place: Place, new: Array) -> Array:
         whole = new.reshape(B, T // PAGE, PAGE, *new.shape[2:])
         return pool.at[layer, pages].set(jnp.moveaxis(whole, 3, 2).astype(pool.dtype), mode="drop")
     pages = _page_numbers(pool, place, place.slots, place.real)
-    return pool.at[layer, pages, :, place.slots % PAGE].set(new.astype(pool.dtype), mode="drop")
+    heads = jnp.arange(new.shape[2])
+    where = (layer, pages[..., None], heads, (place.slots % PAGE)[..., None])
+    return pool.at[where].set(new.astype(pool.dtype), mode="drop")
 
 
 def _page_numbers(pool: Array, place: Place, slots: Array, real: Array) -> Array:

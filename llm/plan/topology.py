@@ -174,7 +174,7 @@ def described_devices(topology: Topology, slices: int = 1) -> list[Any]:
     if topology.kind == "v4":
         options["chip_config_name"] = "megacore"  # one device per chip, as on real v4 hosts
     if topology.n_chips == 1:
-        options["chips_per_host_bounds"] = (1,) * len(topology.shape)
+        options["chips_per_host_bounds"] = (1, 1, 1)  # three, also for a torus of two
     name = f"{topology.kind}:{'x'.join(map(str, topology.shape))}"
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
