@@ -63,8 +63,10 @@ PROMPTS = {
     "function_tasks": "llm.posttrain.prompts:functions",
 }
 
-# Objectives that learn from the model's own answers
+# Objectives that learn from the model's own answers, judged by config.rollout.rewards …
 ON_POLICY = ("ppo", "grpo", "rloo", "reinforce_pp")
+# … and those that may, by a teacher; config.answers says how they are made
+TAUGHT = ("distill", "gkd")
 
 # config.data.corruption.name: (tokenizer, length, vocab_size, **section) -> transform of rows
 CORRUPTIONS = {
@@ -181,7 +183,7 @@ def check_training(config: Any) -> None:
     builder = configs.resolve_builder(objective)
     configs.bind(builder, config.objective, "objective", given=("model",))
     if (config.data.source in PROMPTS) or (config.objective.name in ON_POLICY):
-        _check_rollouts(config)
+        _check_answers(config)
     for name, section in sources(config).items():
         if section["source"] in PROMPTS:
             continue
@@ -219,20 +221,29 @@ def check_training(config: Any) -> None:
     configs.bind(checkpoint.Checkpointer, kept, "checkpoint", given=("directory",))
 
 
-def _check_rollouts(config: Any) -> None:
+def _check_answers(config: Any) -> None:
     """Bind the sections of a run that learns from its own answers.
 
     Raises:
         ConfigError: objective and data do not go together, or an option is unknown.
     """
-    from llm.posttrain import rollout
+    from llm.posttrain import own_answers, rollout
 
     builder = configs.resolve_builder(
         configs.choose(config.data.source, PROMPTS, f"data source of {config.objective.name}")
     )
-    configs.choose(config.objective.name, dict.fromkeys(ON_POLICY), "objective of rollouts")
+    known = dict.fromkeys((*ON_POLICY, *TAUGHT))
+    configs.choose(config.objective.name, known, "objective of prompts")
     configs.bind(builder, _prompt_options(config), "data")
-    rollout.check(config.get("rollout", {}))
+    if config.objective.name in ON_POLICY:
+        rollout.check(config.get("rollout", {}))
+        return
+    own_answers.check(config.get("answers", {}))
+    if config.objective.teacher == "rows":
+        raise ConfigError(
+            "config.objective.teacher='rows' knows nothing of answers that are yet to be drawn.",
+            "Give --config.objective.teacher=<workdir or folder of the teacher>.",
+        )
 
 
 def _prompt_options(config: Any) -> dict[str, Any]:
@@ -308,16 +319,17 @@ def train(config: Any, workdir: str) -> Any:
             files.write_json(root / "environment.json", profile.environment())
             tokens.save(str(root / "tokenizer"))
         model = Transformer(shape)
+        builder = configs.resolve_builder(OBJECTIVES[config.objective.name])
+        section = configs.bind(builder, config.objective, "objective", given=("model",))
+        objective = builder(model, **section)
         if answers:
-            feed, splits = _rollouts(config, workdir, start, model)
-        objective = configs.resolve_builder(OBJECTIVES[config.objective.name])
-        section = configs.bind(objective, config.objective, "objective", given=("model",))
+            feed, splits = _answers(config, workdir, start, model, objective)
         state = run.train(
             config,
             workdir,
             run.Inputs(
                 model,
-                objective(model, **section),
+                objective,
                 feed,
                 splits,
                 tokens,
@@ -376,14 +388,16 @@ def _rows(
     return _corrupt(config, tokens, vocab_size, feed, held_out)
 
 
-def _rollouts(config: Any, workdir: str, start: Any, model: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the source of rollouts, and the held-out questions.
+def _answers(
+    config: Any, workdir: str, start: Any, model: Any, objective: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Return the source of the model's own answers, and the held-out questions.
 
     Raises:
-        ConfigError: there is no model to start from, which is the reference too.
+        ConfigError: there is no model to start from, which is the reference of rollouts too.
     """
     from llm.core.lines import Lines
-    from llm.posttrain import rollout
+    from llm.posttrain import own_answers, rollout
 
     if start is None:
         raise ConfigError(
@@ -394,20 +408,19 @@ def _rollouts(config: Any, workdir: str, start: Any, model: Any) -> tuple[Any, d
     if options.get("path") == "":
         options["path"] = _embedded_corpus(workdir)
     splits = configs.resolve_builder(PROMPTS[config.data.source])(**options)
-    rollouts = rollout.Rollouts(
-        rollout.check(config.rollout),
-        splits["train"],
-        start,
-        model,
-        batch_size=int(config.train.batch_size),
-        length=int(config.data.length),
-        seed=int(config.seed),
-        record=Lines(files.path(workdir) / "rollouts.jsonl").append,
-    )
-    held_out = {
-        name: rollout.HeldOut(rollouts, tasks) for name, tasks in splits.items() if name != "train"
+    sizes = {
+        "batch_size": int(config.train.batch_size),
+        "length": int(config.data.length),
+        "seed": int(config.seed),
     }
-    return rollouts, held_out
+    held_out = {name: tasks for name, tasks in splits.items() if name != "train"}
+    if config.objective.name in TAUGHT:
+        settings = own_answers.check(config.answers)
+        own = own_answers.OwnAnswers(settings, splits["train"], start, model, **sizes)
+        return own, {k: own_answers.HeldOut(own, v, objective) for k, v in held_out.items()}
+    rules, record = rollout.check(config.rollout), Lines(files.path(workdir) / "rollouts.jsonl")
+    rollouts = rollout.Rollouts(rules, splits["train"], start, model, **sizes, record=record.append)
+    return rollouts, {k: rollout.HeldOut(rollouts, v) for k, v in held_out.items()}
 
 
 def _corrupt(

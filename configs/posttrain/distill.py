@@ -12,7 +12,8 @@ can also be stored once, so that it need not be in memory (see `llm.train.teache
     --config.data.source=documents      on plain text instead of answers
 
 Hardware: any CPU with two cores, the cost of tiny.py and a forward pass of the teacher. On
-held-out answers the divergence falls from 2.57 to 0.03 nats a token (teacher: the quickstart's DPO).
+held-out answers the divergence falls from 2.57 to 0.03 nats a token (the teacher is the
+quickstart's DPO).
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,9 @@
     python scripts/posttrain.py --config=configs/posttrain/orpo.py --workdir=runs/orpo \\
         --config.init.from=runs/sft --config.data.path=runs/corpus
 
-Hardware: any CPU with two cores, less than the cost of dpo.py (no reference). From the fine-tuned model
-accuracy on held-out pairs moves little, from 0.62 to 0.64: most of the loss is the likelihood. It
-may start from a model that was only pre-trained: --config.init.from=runs/pretrain.
+Hardware: any CPU with two cores, less than the cost of dpo.py (no reference). From the
+fine-tuned model accuracy on held-out pairs moves little, from 0.62 to 0.64: most of the loss is the
+likelihood. It may start from a model that was only pre-trained: --config.init.from=runs/pretrain.
 """
 
 from ml_collections import ConfigDict

@@ -5,9 +5,9 @@
         --config.init.from=runs/sft --config.data.path=runs/corpus
 
 Hardware: any CPU with two cores, less than the cost of dpo.py (no reference); accuracy on
-held-out pairs rises from 0.62 to about 0.75, while both answers become less likely. objective.gamma is
-the margin that is sought; objective.sft_weight adds the likelihood of the chosen answer
-(CPO-SimPO).
+held-out pairs rises from 0.62 to about 0.75, while both answers become less likely.
+objective.gamma is the margin that is sought; objective.sft_weight adds the likelihood of the chosen
+answer (CPO-SimPO).
 """
 
 from ml_collections import ConfigDict

@@ -2,13 +2,14 @@
 """How a policy answers and is scored: the shared engine with changing parameters, fixed shapes."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from llm.errors import DataError
+from llm.data import permutation
+from llm.errors import ConfigError, DataError
 from llm.generate.buckets import count_program
 from llm.generate.engine import Engine, Options
 from llm.generate.language_model import LanguageModel
@@ -101,6 +102,44 @@ def fitting(tasks: Sequence[Task], start: LanguageModel, room: int) -> list[Task
             "Raise config.data.length, lower config.rollout.max_tokens, or check the prompts.",
         )
     return kept
+
+
+def require_one_process() -> None:
+    """Refuse several processes.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError(
+            "A model's own answers are made by one process.",
+            "Run on one host with any number of devices.",
+        )
+
+
+def require_same_tasks(state: Mapping[str, Any], fingerprint: str) -> None:
+    """Refuse a checkpoint that asked other questions.
+
+    Raises:
+        DataError: it did.
+    """
+    if state.get("tasks", fingerprint) != fingerprint:
+        raise DataError(
+            "The prompts changed since the checkpoint.",
+            "Restore them, or choose another --workdir.",
+        )
+
+
+def draw(tasks: Sequence[Task], number: int, count: int, seed: int) -> list[Task]:
+    """Return the tasks of one draw of several: every one once before any comes again."""
+    size = len(tasks)
+    places = np.arange(number * count, (number + 1) * count)
+    epochs, order = places // size, np.empty(count, np.int64)
+    for epoch in np.unique(epochs).tolist():
+        mine = epochs == epoch
+        key = permutation.key("prompts", seed, epoch)
+        order[mine] = permutation.permute(places[mine] % size, size, key)
+    return [tasks[index] for index in order.tolist()]
 
 
 def samples(tasks: Sequence[Task], answers: Sequence[Completion]) -> list[Sample]:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from llm import files
 from llm.core import config as configs
 from llm.core import logs, sharding
 from llm.data import permutation
-from llm.errors import ConfigError, DataError, unknown
+from llm.errors import ConfigError, unknown
 from llm.generate.language_model import LanguageModel
 from llm.generate.requests import Completion
 from llm.posttrain import advantages, answering, monitors, packed, rewards
@@ -203,10 +202,7 @@ class Rollouts:
                 f"A rollout of {self.size} answers has no whole groups of {s.group}.",
                 "Make config.train.batch_size * config.rollout.minibatches a multiple of it.",
             )
-        if jax.process_count() > 1:
-            raise ConfigError(
-                "Rollouts are made by one process.", "Run on one host with any number of devices."
-            )
+        answering.require_one_process()
         self.tasks = answering.fitting(tasks.items, start, length - s.max_tokens)
         self.sampler = answering.Sampler(
             start.tokenizer, model, min(s.rows, self.size), s.max_tokens
@@ -255,11 +251,7 @@ class Rollouts:
         Raises:
             DataError: it asked other questions.
         """
-        if state.get("tasks", self._fingerprint) != self._fingerprint:
-            raise DataError(
-                "The prompts changed since the checkpoint.",
-                "Restore them, or choose another --workdir.",
-            )
+        answering.require_same_tasks(state, self._fingerprint)
         self.coef = float(state.get("coef", self.coef))
         self.history = [dict(row) for row in state.get("history", ())]
         self._current = None
@@ -277,7 +269,8 @@ class Rollouts:
 
     def _collect(self, number: int, params: Any) -> Collected:
         s, started = self.rules.settings, time.perf_counter()
-        tasks = [task for task in self._draw(number) for _ in range(s.group)]
+        asked = answering.draw(self.tasks, number, self.size // s.group, self.seed)
+        tasks = [task for task in asked for _ in range(s.group)]
         seeds = np.random.default_rng([self.seed, number]).integers(2**32, size=self.size)
         answers = self.sampler.answer(
             params,
@@ -302,17 +295,6 @@ class Rollouts:
         self._adapt(measured["kl"])
         self.record(_line(number, arrays, tasks, answers, total))
         return Collected(number, arrays)
-
-    def _draw(self, number: int) -> list[Task]:
-        """Return the prompts of a rollout: every one once before any comes again."""
-        count, size = self.size // self.rules.settings.group, len(self.tasks)
-        places = np.arange(number * count, (number + 1) * count)
-        epochs, order = places // size, np.empty(count, np.int64)
-        for epoch in np.unique(epochs).tolist():
-            mine = epochs == epoch
-            key = permutation.key("prompts", self.seed, epoch)
-            order[mine] = permutation.permute(places[mine] % size, size, key)
-        return [self.tasks[index] for index in order.tolist()]
 
     def _judge(
         self, tasks: Sequence[Task], answers: Sequence[Completion]
