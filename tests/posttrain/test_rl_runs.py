@@ -15,7 +15,7 @@ from tests import runs
 
 pytestmark = pytest.mark.slow
 
-SEEDS = (0, 1, 2)
+SEEDS = (3, 4, 5)  # coefficients and steps of the configs were chosen on 0, 1 and 2
 
 
 def train(workdir, config, *more):
