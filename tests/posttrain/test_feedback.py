@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feedback stage: what makers write, resumption after kills, and the one engine below."""
 
+import dataclasses
 import json
 import random
 from types import SimpleNamespace
@@ -13,9 +14,9 @@ import pytest
 from llm import files, main
 from llm.core import config as configs
 from llm.core.sharding import unbox
-from llm.errors import ConfigError, DataError
+from llm.errors import ConfigError, DataError, UserError
 from llm.generate.language_model import LanguageModel
-from llm.generate.loading import parameter_shapes
+from llm.generate.loading import assemble, parameter_shapes
 from llm.models.config import TransformerConfig
 from llm.models.transformer import Transformer
 from llm.posttrain import feedback, makers
@@ -101,6 +102,41 @@ def test_verifiers_score_the_expected_answer(start, tmp_path):
     right = [r for r in found["records.jsonl"] if "answer 3" in r["answers"]]
     assert set(kept) == {"answer 3"} and len(kept) == len(right) > 0
     assert all(p["chosen"][0]["content"] == "answer 3" for p in found["preferences.jsonl"])
+
+
+def test_a_reward_model_scores_whole_chats(start, tmp_path):
+    """Its place among the answers is that of the model's own output at each answer's stop token."""
+    tokenizer = load_tokenizer("byte")
+    shape = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, n_layers=1, d_model=16, n_heads=2, d_ff=32, max_length=96
+    )
+    judge = Transformer(dataclasses.replace(shape, head="sequence", n_classes=1))
+    params = unbox(judge.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
+    params["classifier"]["kernel"] = np.random.default_rng(1).normal(size=(16, 1))
+    assemble(judge.config, params, tokenizer, starts_texts=True).save(str(tmp_path / "judge"))
+    scorer = {"name": "reward_model", "model": str(tmp_path / "judge")}
+    _, found = start("tiny", Writer(), maker={"name": "best_of", "scorer": scorer})
+    for record in found["records.jsonl"]:
+        chats = [record["prompt"] + makers.said(answer) for answer in record["answers"]]
+        ids = [tokenizer.encode_answer(chat)[0] for chat in chats]
+        scores = [float(judge.apply({"params": params}, np.array([i]))[0, -1, 0]) for i in ids]
+        np.testing.assert_allclose(record["scores"], scores, rtol=1e-4, atol=1e-6)
+    best = [r["answers"][int(np.argmax(r["scores"]))] for r in found["records.jsonl"]]
+    assert [chat["messages"][-1]["content"] for chat in found["chats.jsonl"]] == best
+
+
+def test_what_is_no_reward_model_is_refused(start, tmp_path):
+    tokenizer = load_tokenizer("byte")
+    shape = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, n_layers=1, d_model=16, n_heads=2, d_ff=32, max_length=96
+    )
+    model = Transformer(shape)
+    params = unbox(model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
+    assemble(shape, params, tokenizer, starts_texts=True).save(str(tmp_path / "judge"))
+    for place, named in (("judge", "score"), ("nothing", "nothing")):
+        scorer = {"name": "reward_model", "model": str(tmp_path / place)}
+        with pytest.raises(UserError, match=named):
+            start("tiny", Writer(), maker={"name": "best_of", "scorer": scorer})
 
 
 def test_a_killed_run_ends_with_the_same_files(start, tmp_path):
