@@ -396,6 +396,7 @@ def _answers(
     Raises:
         ConfigError: there is no model to start from, which is the reference of rollouts too.
     """
+    from llm.core import sharding, shards
     from llm.core.lines import Lines
     from llm.posttrain import own_answers, rollout
 
@@ -408,18 +409,23 @@ def _answers(
     if options.get("path") == "":
         options["path"] = _embedded_corpus(workdir)
     splits = configs.resolve_builder(PROMPTS[config.data.source])(**options)
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch_size": int(config.train.batch_size),
         "length": int(config.data.length),
         "seed": int(config.seed),
+        "share": shards.host_share(sharding.make_mesh(dict(config.mesh))),
     }
     held_out = {name: tasks for name, tasks in splits.items() if name != "train"}
     if config.objective.name in TAUGHT:
         settings = own_answers.check(config.answers)
         own = own_answers.OwnAnswers(settings, splits["train"], start, model, **sizes)
         return own, {k: own_answers.HeldOut(own, v, objective) for k, v in held_out.items()}
-    rules, record = rollout.check(config.rollout), Lines(files.path(workdir) / "rollouts.jsonl")
-    rollouts = rollout.Rollouts(rules, splits["train"], start, model, **sizes, record=record.append)
+    import jax
+
+    if jax.process_index() == 0:
+        sizes["record"] = Lines(files.path(workdir) / "rollouts.jsonl").append
+    rules = rollout.check(config.rollout)
+    rollouts = rollout.Rollouts(rules, splits["train"], start, model, **sizes)
     return rollouts, {k: rollout.HeldOut(rollouts, v) for k, v in held_out.items()}
 
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What devices and processes do with their own parts of arrays; `sharding` says who holds which."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -96,3 +98,59 @@ def place_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
 
     shape = (len(rows) * count, *rows.shape[1:])
     return jax.make_array_from_callback(shape, sharding.batch_sharding(mesh, rows.ndim), part)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Compute without a layout; of several processes each for itself, on its first device."""
+    with sharding.within(None):
+        if jax.process_count() == 1:
+            yield
+            return
+        with jax.set_mesh(sharding.make_mesh({"data": 1}, jax.local_devices()[:1])):
+            yield
+
+
+def own_copy(tree: Any) -> Any:
+    """Return a tree of arrays whole on this process's first device; as they are if it is alone.
+
+    All processes must call it together.
+    """
+    if jax.process_count() == 1:
+        return tree
+
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        assert isinstance(x.sharding, jax.NamedSharding)
+        return _replicate(x.sharding.mesh)(x).addressable_data(0)
+
+    return jax.tree.map(whole, tree)
+
+
+@functools.cache
+def _replicate(mesh: Any) -> Any:
+    return jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+
+
+def own_part(items: Sequence[Any]) -> Sequence[Any]:
+    """Return this process's part of a list that all have; what `joined` puts together again."""
+    size = len(items) // jax.process_count()
+    return items[jax.process_index() * size :][:size]
+
+
+def joined(tree: Any) -> Any:
+    """Return host arrays with the parts of all processes, in their order, along the first axis.
+
+    Bit for bit, whatever the type; all processes must call it together, with parts of one shape.
+    """
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    def join(x: np.ndarray) -> np.ndarray:
+        own = np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
+        found = np.asarray(multihost_utils.process_allgather(own, tiled=True))
+        return found.view(x.dtype).reshape(-1, *x.shape[1:])
+
+    return jax.tree.map(join, tree)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from llm.data import permutation
-from llm.errors import ConfigError, DataError
+from llm.errors import DataError
 from llm.generate.buckets import count_program
 from llm.generate.engine import Engine, Options
 from llm.generate.language_model import LanguageModel
@@ -102,19 +102,6 @@ def fitting(tasks: Sequence[Task], start: LanguageModel, room: int) -> list[Task
             "Raise config.data.length, lower config.rollout.max_tokens, or check the prompts.",
         )
     return kept
-
-
-def require_one_process() -> None:
-    """Refuse several processes.
-
-    Raises:
-        ConfigError: there are several.
-    """
-    if jax.process_count() > 1:
-        raise ConfigError(
-            "A model's own answers are made by one process.",
-            "Run on one host with any number of devices.",
-        )
 
 
 def require_same_tasks(state: Mapping[str, Any], fingerprint: str) -> None:

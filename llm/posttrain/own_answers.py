@@ -6,14 +6,14 @@ there; the others hold the answers of the data. A batch is a function of the see
 parameters at that step, so that a run goes on from any checkpoint with the same batches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from llm.core import config as configs
-from llm.core import sharding
+from llm.core import shards
 from llm.data import examples, prepare
 from llm.data.rows import pad_batch
 from llm.errors import ConfigError, DataError
@@ -69,9 +69,10 @@ class OwnAnswers:
         batch_size: rows of a batch.
         length: tokens of a row: prompt and answer.
         seed: of prompts, answers, and whose they are.
+        share: (index, count): which slice of every batch this process reads. Each process answers
+            for its own, with a copy of the parameters on its first device.
 
     Raises:
-        ConfigError: several processes.
         DataError: no prompt leaves room for an answer, or the data's answers are missing.
     """
 
@@ -85,9 +86,9 @@ class OwnAnswers:
         batch_size: int,
         length: int,
         seed: int,
+        share: tuple[int, int] = (0, 1),
     ):
-        answering.require_one_process()
-        self.settings, self.start = settings, start
+        self.settings, self.start, self.share = settings, start, share
         self.batch_size, self.length, self.seed = batch_size, length, seed
         self.tasks = answering.fitting(tasks.items, start, length - settings.max_tokens)
         if settings.share < 1:
@@ -104,21 +105,27 @@ class OwnAnswers:
 
     def batch(self, step: int, params: Any = None) -> dict[str, np.ndarray]:
         """Return the rows of a step."""
-        tasks = answering.draw(self.tasks, step, self.batch_size, self.seed)
+        index, count = self.share
+        local = self.batch_size // count
+        mine = slice(index * local, (index + 1) * local)
+        tasks = answering.draw(self.tasks, step, self.batch_size, self.seed)[mine]
         rng = np.random.default_rng([self.seed, step])
         own = rng.random() < self.settings.share
-        rows = self.answered(params, tasks, rng) if own else self._from_data(tasks)
+        seeds = rng.integers(2**32, size=self.batch_size).tolist()[mine]
+        if own:
+            rows = self.answered(shards.own_copy(params), tasks, seeds)
+        else:
+            rows = self._from_data(tasks)
         weight = rows["weights"].sum(axis=1)
         self._measured.append({"own": float(own), "length": float(weight.mean())})
         return rows
 
     def answered(
-        self, params: Any, tasks: list[Task], rng: np.random.Generator
+        self, params: Any, tasks: Sequence[Task], seeds: Sequence[int]
     ) -> dict[str, np.ndarray]:
         """Return rows with answers that the student draws."""
         s = self.settings
-        seeds = rng.integers(2**32, size=len(tasks)).tolist()
-        with sharding.within(None):
+        with shards.alone():
             answers = self.sampler.answer(
                 params, tasks, seeds, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p
             )
@@ -143,7 +150,7 @@ class OwnAnswers:
         keys = dict.fromkeys(key for row in rows for key in row)
         return {f"answers/{key}": float(np.mean([row[key] for row in rows])) for key in keys}
 
-    def _from_data(self, tasks: list[Task]) -> dict[str, np.ndarray]:
+    def _from_data(self, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
         made = [prepare.alone([self._example(task)], [""], self.length) for task in tasks]
         return {name: np.stack([row[name] for row in made]) for name in FIELDS}
 
@@ -181,9 +188,11 @@ class HeldOut:
         """Return means over the tokens of answers to the first `count` questions; 0 for all."""
         tasks = self.tasks[:count] if count else self.tasks
         size, total = self.answers.batch_size, np.zeros(2)
+        params = shards.own_copy(params)
         for first in range(0, len(tasks), size):
-            rng = np.random.default_rng([self.answers.seed, first])
-            rows = self.answers.answered(params, tasks[first : first + size], rng)
-            sums = self._sums(params, self.objective.given, pad_batch(rows, size))
+            some = tasks[first : first + size]
+            rows = self.answers.answered(params, some, range(first, first + len(some)))
+            with shards.alone():
+                sums = self._sums(params, self.objective.given, pad_batch(rows, size))
             total += [float(x) for x in sums["divergence"]]
         return {"divergence": total[0] / max(total[1], 1), "length": total[1] / len(tasks)}

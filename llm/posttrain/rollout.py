@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from llm import files
 from llm.core import config as configs
-from llm.core import logs, sharding
+from llm.core import logs, shards
 from llm.data import permutation
 from llm.errors import ConfigError, unknown
 from llm.generate.language_model import LanguageModel
@@ -176,6 +177,10 @@ class Rollouts:
         length: tokens of a row: prompt and answer.
         seed: of prompts and answers.
         record: takes a line about every rollout, with its first answers and a hash of its rows.
+        share: (index, count): which slice of every batch this process reads.
+
+    Of several processes each answers its part of the prompts with a copy of the parameters on its
+    first device; what they made is put together, so that all know the whole rollout.
 
     Raises:
         ConfigError: the sizes do not go together, or no prompt leaves room for an answer.
@@ -192,24 +197,27 @@ class Rollouts:
         length: int,
         seed: int,
         record: Callable[[str], None] = lambda line: None,
+        share: tuple[int, int] = (0, 1),
     ):
         s = rules.settings
         self.rules, self.start, self.model = rules, start, model
         self.batch_size, self.length, self.seed = batch_size, length, seed
         self.size = batch_size * s.minibatches
-        if self.size % s.group:
+        processes = jax.process_count()
+        if self.size % (s.group * processes) or batch_size % processes:
             raise ConfigError(
-                f"A rollout of {self.size} answers has no whole groups of {s.group}.",
-                "Make config.train.batch_size * config.rollout.minibatches a multiple of it.",
+                f"A rollout of {self.size} answers has no whole groups of {s.group} for each of "
+                f"{processes} processes.",
+                "Make config.train.batch_size * config.rollout.minibatches a multiple of both.",
             )
-        answering.require_one_process()
+        self.share = share
         self.tasks = answering.fitting(tasks.items, start, length - s.max_tokens)
         self.sampler = answering.Sampler(
-            start.tokenizer, model, min(s.rows, self.size), s.max_tokens
+            start.tokenizer, model, min(s.rows, self.size // processes), s.max_tokens
         )
         self._fingerprint = tasks.fingerprint
-        self.score = answering.Scorer(model, batch_size, s.chunk)
-        self.score_reference = answering.Scorer(start.model, batch_size, s.chunk)
+        self.score = answering.Scorer(model, batch_size // processes, s.chunk)
+        self.score_reference = answering.Scorer(start.model, batch_size // processes, s.chunk)
         self.record = record
         self.coef = rules.kl.coef
         self.history: list[dict[str, float]] = []
@@ -226,14 +234,15 @@ class Rollouts:
         """Return the rows of a step; at the first of a rollout the policy answers anew."""
         number, place = divmod(step, self.steps)
         if self._current is None or self._current.number != number:
-            with sharding.within(None):
-                self._current = self._collect(number, params)
+            self._current = self._collect(number, params)
         self._next = step + 1
         epoch, part = divmod(place, self.rules.settings.minibatches)
         order = permutation.permute(
             np.arange(self.size), self.size, permutation.key("rows", self.seed, number, epoch)
         )
-        rows = order[part * self.batch_size : (part + 1) * self.batch_size]
+        index, count = self.share
+        local = self.batch_size // count
+        rows = order[part * self.batch_size + index * local :][:local]
         return {name: array[rows] for name, array in self._current.arrays.items()}
 
     def state(self) -> dict[str, Any]:
@@ -269,31 +278,36 @@ class Rollouts:
 
     def _collect(self, number: int, params: Any) -> Collected:
         s, started = self.rules.settings, time.perf_counter()
+        params = shards.own_copy(params)
         asked = answering.draw(self.tasks, number, self.size // s.group, self.seed)
-        tasks = [task for task in asked for _ in range(s.group)]
+        tasks = shards.own_part([task for task in asked for _ in range(s.group)])
         seeds = np.random.default_rng([self.seed, number]).integers(2**32, size=self.size)
-        answers = self.sampler.answer(
-            params,
-            tasks,
-            seeds.tolist(),
-            temperature=s.temperature,
-            top_k=s.top_k,
-            top_p=s.top_p,
-        )
-        drawn = time.perf_counter()
-        rows = answering.to_rows([task.ids for task in tasks], answers, self.length)
-        rows["temperature"] = np.full(self.size, s.temperature, np.float32)
-        scores = self.score(params, rows)
-        reference = self.score_reference(self.start.params, rows)["logps"]
-        found, total = self._judge(tasks, answers)
-        arrays = self._train_on(rows, scores, reference, answers, total)
-        measured = self._measure(rows, scores, reference, answers, found, total)
+        with shards.alone():
+            answers = self.sampler.answer(
+                params,
+                tasks,
+                shards.own_part(seeds.tolist()),
+                temperature=s.temperature,
+                top_k=s.top_k,
+                top_p=s.top_p,
+            )
+            drawn = time.perf_counter()
+            rows = answering.to_rows([task.ids for task in tasks], answers, self.length)
+            rows["temperature"] = np.full(len(tasks), s.temperature, np.float32)
+            scores = self.score(params, rows)
+            reference = self.score_reference(self.start.params, rows)["logps"]
+            found, total = self._judge(tasks, answers)
+        ended = np.asarray([answer.reason == "stop" for answer in answers])
+        line = _Line(tasks[:_SHOWN], answers[:_SHOWN], total[:_SHOWN])
+        made = _Made(*shards.joined((rows, scores, reference, found, total, ended)))
+        arrays = self._train_on(made)
+        measured = self._measure(made)
         seconds = time.perf_counter() - started
         measured["seconds"] = seconds
-        measured["tokens_per_s"] = rows["weights"].sum() / (drawn - started)
+        measured["tokens_per_s"] = made.rows["weights"].sum() / (drawn - started)
         self._measured.append(measured)
         self._adapt(measured["kl"])
-        self.record(_line(number, arrays, tasks, answers, total))
+        self.record(line.text(number, arrays))
         return Collected(number, arrays)
 
     def _judge(
@@ -309,35 +323,28 @@ class Rollouts:
         ended = np.asarray([sample.stopped for sample in samples])
         return found, total - s.missing_eos_penalty * ~ended
 
-    def _train_on(
-        self,
-        rows: dict[str, np.ndarray],
-        scores: dict[str, np.ndarray],
-        reference: np.ndarray,
-        answers: Sequence[Completion],
-        total: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+    def _train_on(self, made: "_Made") -> dict[str, np.ndarray]:
         """Return what the objectives read; see `llm.posttrain.policy`."""
+        rows, scores, reference = made.rows, made.scores, made.reference
         kl, mask = self.rules.kl, rows["weights"]
         penalties = np.zeros(mask.shape)
         if kl.place == "reward":
             penalties = self.coef * _kl(scores["logps"], reference, kl.estimator) * mask
-        made = self.rules.estimate(
+        judged = self.rules.estimate(
             advantages.Judged(
-                total, penalties, mask, scores.get("values", ()), self.rules.settings.group
+                made.total, penalties, mask, scores.get("values", ()), self.rules.settings.group
             )
         )
         arrays = {**rows, "old_logps": scores["logps"]}
-        arrays["advantages"] = made.advantages.astype(np.float32)
+        arrays["advantages"] = judged.advantages.astype(np.float32)
         if self.rules.settings.mask_truncated:
-            ended = np.asarray([answer.reason == "stop" for answer in answers])
-            arrays["weights"] = mask * ended[:, None].astype(np.float32)
+            arrays["weights"] = mask * made.ended[:, None].astype(np.float32)
         share = arrays["weights"].sum() / self.size
         arrays["share"] = np.full(self.size, share, np.float32)
-        if made.returns is not None and made.mask is not None:
+        if judged.returns is not None and judged.mask is not None:
             arrays["old_values"] = scores["values"]
-            arrays["returns"] = made.returns.astype(np.float32)
-            arrays["value_weights"] = made.mask.astype(np.float32)
+            arrays["returns"] = judged.returns.astype(np.float32)
+            arrays["value_weights"] = judged.mask.astype(np.float32)
         if kl.place == "loss":
             arrays["ref_logps"] = reference
             arrays["kl_coef"] = np.full(self.size, self.coef, np.float32)
@@ -349,16 +356,9 @@ class Rollouts:
         del arrays["sampler_logps"]
         return arrays
 
-    def _measure(
-        self,
-        rows: dict[str, np.ndarray],
-        scores: dict[str, np.ndarray],
-        reference: np.ndarray,
-        answers: Sequence[Completion],
-        found: dict[str, np.ndarray],
-        total: np.ndarray,
-    ) -> dict[str, float]:
+    def _measure(self, made: "_Made") -> dict[str, float]:
         """Return the figures of a rollout, and the monitors' signs."""
+        rows, scores, reference, found, total, ended = made
         mask, s = rows["weights"], self.rules.settings
         count = mask.sum()
         far = _kl(scores["logps"], reference, "k1") * mask
@@ -369,7 +369,7 @@ class Rollouts:
             "kl": float(far.sum(axis=1).mean()),
             "entropy": float((scores["entropy"] * mask).sum() / count),
             "length": float(mask.sum(axis=1).mean()),
-            "truncated": float(np.mean([answer.reason != "stop" for answer in answers])),
+            "truncated": float(np.mean(~ended)),
             "equal_groups": _equal(total, s.group),
         }
         if (s.temperature, s.top_k, s.top_p) == (1.0, 0, 1.0):
@@ -414,8 +414,8 @@ class HeldOut:
     def measure(self, params: Any, count: int = 0) -> dict[str, float]:
         """Return rewards and lengths over the first `count` questions; 0 for all."""
         tasks = self.tasks[:count] if count else self.tasks
-        s = self.rollouts.rules.settings
-        with sharding.within(None):
+        s, params = self.rollouts.rules.settings, shards.own_copy(params)
+        with shards.alone():
             answers = self.rollouts.sampler.answer(
                 params, tasks, list(range(len(tasks))), temperature=s.temperature
             )
@@ -428,21 +428,33 @@ class HeldOut:
         }
 
 
-def _line(
-    number: int,
-    arrays: Mapping[str, np.ndarray],
-    tasks: Sequence[Task],
-    answers: Sequence[Completion],
-    total: np.ndarray,
-) -> str:
-    """Return the record of a rollout as JSON: a hash of its rows, and the first few answers."""
-    shown = [
-        {"prompt": task.prompt, "answer": task.answer, "text": said.text, "reward": float(reward)}
-        for task, said, reward in list(zip(tasks, answers, total, strict=True))[:_SHOWN]
-    ]
-    together = b"".join(arrays[name].tobytes() for name in sorted(arrays))
-    line = {"rollout": number, "rows": files.hash_bytes(together), "answers": shown}
-    return json.dumps(line, ensure_ascii=False)
+class _Made(NamedTuple):
+    """A rollout before it is turned into rows to train on; first axes are the answers."""
+
+    rows: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray]
+    reference: np.ndarray  # [B, T] log-probabilities
+    found: dict[str, np.ndarray]  # every reward, [B]
+    total: np.ndarray  # [B]
+    ended: np.ndarray  # [B] bool
+
+
+class _Line(NamedTuple):
+    """The first answers of a rollout, to be recorded."""
+
+    tasks: Sequence[Task]
+    answers: Sequence[Completion]
+    rewards: np.ndarray
+
+    def text(self, number: int, arrays: Mapping[str, np.ndarray]) -> str:
+        """Return the record of a rollout as JSON, with a hash of its rows."""
+        shown = [
+            {"prompt": task.prompt, "answer": task.answer, "text": said.text, "reward": float(r)}
+            for task, said, r in zip(*self, strict=True)
+        ]
+        together = b"".join(arrays[name].tobytes() for name in sorted(arrays))
+        line = {"rollout": number, "rows": files.hash_bytes(together), "answers": shown}
+        return json.dumps(line, ensure_ascii=False)
 
 
 def _kl(logps: np.ndarray, ref: np.ndarray, kind: str) -> np.ndarray:
