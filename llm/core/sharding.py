@@ -68,6 +68,7 @@ ACTIVATION_RULES: Rules = {
 }
 
 
+LANES = 128  # columns of a TPU's registers: narrower parts of arrays take the room of so many
 HOST = "pinned_host"  # the memory of the host that devices read from directly
 
 
@@ -427,10 +428,10 @@ def parameter_shardings(boxed: Any, layout: Layout, rules: Rules | None = None) 
 
     shapes = flatten(unbox(boxed))
     axes = flatten(logical_axes(boxed), is_leaf=lambda x: isinstance(x, tuple))
-    specs = {
-        name: resolve(axes[name], rules or layout.parameters, layout.mesh, leaf.shape, name)
-        for name, leaf in shapes.items()
-    }
+    specs = {}
+    for name, leaf in shapes.items():
+        chosen = _wide_columns(axes[name], layout, rules or layout.parameters, leaf.shape)
+        specs[name] = resolve(axes[name], chosen, layout.mesh, leaf.shape, name)
     used = {m for spec in specs.values() for m in jax.tree.leaves(tuple(spec))}
     for axis in ("fsdp", "tensor", "expert", "stage"):
         if layout.mesh.shape[axis] > 1 and axis not in used:
@@ -439,6 +440,20 @@ def parameter_shardings(boxed: Any, layout: Layout, rules: Rules | None = None) 
                 f"Set mesh.{axis}=1 and give its devices to mesh.data.",
             )
     return unflatten({name: NamedSharding(layout.mesh, spec) for name, spec in specs.items()})
+
+
+def _wide_columns(
+    axes: Sequence[str | None], layout: Layout, rules: Rules, shape: Sequence[int]
+) -> Rules:
+    """Split a weight [.., mlp, embed] by its rows if parts of its columns would be too narrow."""
+    if tuple(axes[-2:]) != ("mlp", "embed"):
+        return rules
+    sizes = layout.mesh.shape
+    columns = math.prod(sizes[m] for m in layout.parameters["embed"])
+    moved = (*rules["mlp"], *rules["embed"])
+    if shape[-1] // columns >= LANES or shape[-2] % math.prod(sizes[m] for m in moved):
+        return rules
+    return {**rules, "mlp": moved, "embed": ()}
 
 
 def like_parameters(tree: Any, shardings: Any, mesh: Mesh) -> Any:

@@ -24,7 +24,6 @@ class Work(NamedTuple):
         residual: parts that the residual stream is split in, besides rows and length.
         room: rows an expert-parallel device makes room for, over those it needs on average.
         gathered: True where weights are split over devices and gathered before use.
-        summed: True where the compiler gathers weights by summing arrays of full size.
         microbatches: parts of a batch.
         chunk: positions whose logits exist at once; 0 for all.
         stored_matrix: True where attention scores exist as a matrix.
@@ -40,7 +39,6 @@ class Work(NamedTuple):
     residual: int
     room: float
     gathered: bool
-    summed: bool
     microbatches: int
     chunk: int
     stored_matrix: bool
@@ -91,9 +89,9 @@ def estimate(c: TransformerConfig, work: Work) -> dict[str, float]:
     layer = VALUES * work.tokens * width * _everything(c, work) + _matrix(c, work)
     head = _logits(c, work)
     if work.gathered:
-        share = SUMMED if work.summed else GATHERED
-        layer += share * work.layer_params / work.tensor * width
-        unsplit = 3 if work.summed else 2  # the head and its gradient, which is summed in float32
+        layer += GATHERED * work.layer_params / work.tensor * width
+        # The head and its gradient, which is in float32 where positions are split.
+        unsplit = 2 if work.length == work.whole_length else 3
         head += unsplit * c.vocab_size * c.d_model / work.tensor * width
     if gradients + layer >= head:
         return {**parts, "gradients": gradients, "layer_at_work": layer}
@@ -102,7 +100,7 @@ def estimate(c: TransformerConfig, work: Work) -> dict[str, float]:
 
 # Fitted to programs of the TPU compiler (docs/performance.md): shares of all values that a layer
 # makes, backwards, and of its gathered weights that are there at once.
-VALUES, GATHERED, SUMMED = 1.1, 0.7, 1.25
+VALUES, GATHERED = 1.1, 0.7
 
 
 def _hidden(c: TransformerConfig) -> tuple[float, int]:

@@ -28,8 +28,6 @@ from llm.plan.topology import (
 )
 from llm.plan.topology import memory as chip_memory
 
-SUMMED_FROM = 64  # chips: see `_gathers_by_sums`
-
 
 def run(
     config: Any,
@@ -112,7 +110,6 @@ def work_of(made: Assembly, machine: Topology, c: TransformerConfig | None = Non
         residual=mesh["tensor"] if made.layout.choices.sequence else 1,
         room=_room(c, mesh["expert"]),
         gathered=mesh["fsdp"] * mesh["context"] > 1,
-        summed=_gathers_by_sums(mesh["fsdp"] * mesh["context"], machine),
         microbatches=made.settings.microbatches,
         chunk=made.chunk,
         stored_matrix=stores_matrix(c, machine.platform, length, mesh["context"]),
@@ -120,15 +117,6 @@ def work_of(made: Assembly, machine: Topology, c: TransformerConfig | None = Non
         local_trained=memory.tree_count(trained, placed),
         layer_params=_layer_params(made, mesh["expert"]),
     )
-
-
-def _gathers_by_sums(parts: int, machine: Topology) -> bool:
-    """Tell whether the TPU compiler makes a gather into a sum of padded arrays.
-
-    It does so, whatever the shape of a weight, where the gather takes all chips of a v5p slice of
-    64 or more; over a part of the slice, on smaller slices and on v5e and v6e it gathers.
-    """
-    return len(machine.shape) == 3 and parts == machine.n_devices >= SUMMED_FROM
 
 
 def _room(c: TransformerConfig, experts: int) -> float:

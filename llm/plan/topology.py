@@ -155,6 +155,14 @@ def link_bandwidth(topology: Topology) -> float | None:
     return topology.device.link_bandwidth
 
 
+def wraps(topology: Topology) -> tuple[bool, ...]:
+    """Return along which axes the ends of a TPU slice are linked: all axes of whole cubes of four
+    chips a side, and in flat pods those of a pod's full length."""
+    if len(topology.shape) == 3:
+        return (all(n % 4 == 0 for n in topology.shape),) * 3
+    return tuple(n == 16 for n in topology.shape)
+
+
 def described_devices(topology: Topology, slices: int = 1) -> list[Any]:
     """Return the devices of a TPU that is not there, as its compiler describes them.
 
@@ -175,6 +183,8 @@ def described_devices(topology: Topology, slices: int = 1) -> list[Any]:
         options["chip_config_name"] = "megacore"  # one device per chip, as on real v4 hosts
     if topology.n_chips == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)  # three, also for a torus of two
+    if any(wrapped := wraps(topology)):
+        options["wrap"] = (*wrapped, False)[:3]
     name = f"{topology.kind}:{'x'.join(map(str, topology.shape))}"
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)

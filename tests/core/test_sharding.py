@@ -117,6 +117,23 @@ def test_shardings_and_report():
     assert totals["replicated_fraction"] == pytest.approx(28 / (64 * 32 * 4 + 28))
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes", "sizes", "wanted"),
+    [
+        ((512, 1024), ("mlp", "embed"), {"fsdp": 8}, (None, "fsdp")),  # 128 columns each
+        ((512, 512), ("mlp", "embed"), {"fsdp": 8}, ("fsdp", None)),  # 64 would be padded
+        ((3, 512, 512), (None, "mlp", "embed"), {"fsdp": 8}, (None, "fsdp", None)),
+        ((512, 256), ("mlp", "embed"), {"fsdp": 4, "tensor": 2}, (("tensor", "fsdp"), None)),
+        ((60, 512), ("mlp", "embed"), {"fsdp": 8}, (None, "fsdp")),  # rows do not divide
+        ((512, 512), ("vocab", "embed"), {"fsdp": 8}, (None, "fsdp")),  # looked up by rows
+    ],
+)
+def test_rows_are_split_where_columns_would_be_narrow(shape, axes, sizes, wanted):
+    value = nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), axes)
+    layout = sharding.make_layout(mesh(data=1, **sizes))
+    assert tuple(sharding.parameter_shardings({"w": value}, layout)["w"].spec) == wanted
+
+
 def test_optimizer_state_follows_its_parameters():
     with sharding.use_layout(mesh(fsdp=8)) as layout:
         places = sharding.parameter_shardings(boxed(), layout)

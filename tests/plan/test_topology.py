@@ -66,3 +66,17 @@ def test_every_listed_slice_is_accepted():
     for kind, shapes in topology.SLICES.items():
         for shape in shapes:
             assert topology.parse(f"{kind}:{shape}").text == f"{kind}:{shape}"
+
+
+@pytest.mark.parametrize(
+    ("text", "linked"),
+    [
+        ("v5p:2x2x4", (False, False, False)),
+        ("v5p:4x4x8", (True, True, True)),
+        ("v5e:4x4", (False, False)),
+        ("v6e:8x16", (False, True)),
+        ("v5e:16x16", (True, True)),
+    ],
+)
+def test_which_axes_are_closed_to_rings(text, linked):
+    assert topology.wraps(topology.parse(text)) == linked
