@@ -90,8 +90,8 @@ def estimate(c: TransformerConfig, work: Work) -> dict[str, float]:
     head = _logits(c, work)
     if work.gathered:
         layer += GATHERED * work.layer_params / work.tensor * width
-        # The head and its gradient; where positions are split, the embedding and its gradient, which
-        # is in float32.
+        # The head and its gradient; where positions are split, the embedding and its gradient,
+        # which is in float32.
         unsplit = 2 if work.length == work.whole_length else 3
         head += unsplit * c.vocab_size * c.d_model / work.tensor * width
     if gradients + layer >= head:
