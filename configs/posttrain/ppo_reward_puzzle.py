@@ -8,8 +8,9 @@
 The reward model comes from configs/posttrain/puzzle_reward.py. "exact" has weight 0: training does
 not see it, the monitors do (rollout/gold, rollout/hack_gap, rollout/sign_gold).
 
-Hardware: any CPU with two cores, about a minute; over three seeds exact answers rise from 0.31–0.42
-to 0.74–0.82. The KL is not held: it ends at 2 to 8.
+Hardware: any CPU with two cores, about a minute; on five of six seeds exact answers rise from
+0.31–0.42 to 0.74–0.86, on one they fall again after 60 steps. The KL is not held: it ends at 2
+to 12.
 """
 
 from ml_collections import ConfigDict

@@ -74,7 +74,7 @@ def start(tmp_path, monkeypatch):
 
 
 def test_what_a_round_gives_its_stages(start, tmp_path):
-    made, seen = start(Stages())
+    made, seen = start(Stages(), origin="last")
     assert [what for what, _, _ in seen] == ["collect", "reward", "ppo"] * 3
     first = {what: config for what, _, config in seen[:3]}
     third = {what: config for what, _, config in seen[6:]}
