@@ -15,7 +15,7 @@ from configs import common
 
 
 def get_config():
-    config = common.follow_up(steps=400, batch_size=48, length=32)
+    config = common.follow_up(steps=800, batch_size=48, length=32)
     config.model.head = "sequence"
     config.model.n_classes = 1
     config.data = ConfigDict(
@@ -28,5 +28,5 @@ def get_config():
     config.train.log_every = 50
     config.train.eval_every = 200
     config.evals.validation.batches = 0
-    config.checkpoint.every = 400
+    config.checkpoint.every = 800
     return config

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from llm.core import config as configs
 
 DIGITS = "0123456789"
+NOISE = "".join(map(chr, (*range(33, 127), *range(161, 512))))  # nothing that a verifier strips
 
 
 def _digits(rng: random.Random, n: int) -> str:
@@ -78,9 +79,11 @@ def chats(records: list[dict[str, str]], *, wrong: float, seed: int) -> list[dic
 
 
 def preferences(records: list[dict[str, str]], *, seed: int) -> list[dict[str, str]]:
-    """Return pairs of the right answer and a wrong one of the same form.
+    """Return pairs of the right answer and a wrong one.
 
-    Every other wrong answer stands in the question, where one does: those are hardest to tell.
+    A third of the wrong answers are answers, right or wrong, with characters too many: who is to
+    judge what a policy comes to write must have seen answers of another form. Of the others half
+    stand in the question, where one does: those are hardest to tell.
 
     Args:
         records: {"prompt", "answer"}, with at least two different answers.
@@ -94,5 +97,14 @@ def preferences(records: list[dict[str, str]], *, seed: int) -> list[dict[str, s
         others = [answer for answer in answers if answer != right]
         near = [answer for answer in others if answer in prompt]
         wrong = rng.choice(near if near and rng.random() < 0.5 else others)
+        if rng.random() < 1 / 3:
+            wrong = _spoilt(rng, right if rng.random() < 0.5 else wrong)
         made.append({"prompt": prompt, "chosen": right, "rejected": wrong})
     return made
+
+
+def _spoilt(rng: random.Random, answer: str) -> str:
+    """Put one to three characters, or digits, before or after an answer."""
+    known = rng.choice((DIGITS, NOISE))
+    more = "".join(rng.choice(known) for _ in range(rng.randint(1, 3)))
+    return more + answer if rng.random() < 0.5 else answer + more

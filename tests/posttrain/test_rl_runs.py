@@ -15,7 +15,7 @@ from tests import runs
 
 pytestmark = pytest.mark.slow
 
-SEEDS = (3, 4, 5)  # coefficients and steps of the configs were chosen on 0, 1 and 2
+SEEDS = (6, 7, 8)  # coefficients and steps of the configs were chosen on others
 
 
 def train(workdir, config, *more):
