@@ -10,6 +10,12 @@ from llm.models.adapters import Adapter
 from llm.models.config import default_fields
 from llm.models.presets import PRESETS
 
+# About functions, for `ask`.
+QUESTIONS = (
+    "What does `os.path.exists(path)` do?",
+    "Explain `sorted(iterable)` in one sentence.",
+)
+
 
 def model(preset: str, **overrides: Any) -> ConfigDict:
     """Return every field of a preset, so that each can be overridden: --config.model.n_layers=8.
@@ -101,6 +107,13 @@ def follow_up(*, steps: int, batch_size: int, length: int) -> ConfigDict:
     config.tokenizer.path = ""
     config.train.eval_first = True
     return config
+
+
+def ask(config: ConfigDict, *questions: str) -> None:
+    """Put questions to the model before training and after it, for samples.jsonl and the report."""
+    config.sampling.chat = True
+    config.sampling.every = config.train.steps
+    config.sampling.prompts = questions
 
 
 def on_policy(*, steps: int, batch_size: int, length: int) -> ConfigDict:

@@ -28,4 +28,5 @@ def get_config():
     config.train.log_every = 10
     config.train.eval_every = 30
     config.evals.validation.batches = 1
+    common.ask(config, *common.QUESTIONS)
     return config

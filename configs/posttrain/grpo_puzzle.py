@@ -21,4 +21,5 @@ def get_config():
     config.rollout.max_tokens = 8
     config.rollout.rewards = ConfigDict({"exact": {"weight": 1.0}})
     config.schedule.peak = 5e-4
+    common.ask(config, "max 3141", "max 2718")
     return config

@@ -35,4 +35,5 @@ def get_config():
     )
     config.schedule.peak = 5e-4
     config.train.log_every = 20
+    common.ask(config, "max 3141", "max 2718")
     return config

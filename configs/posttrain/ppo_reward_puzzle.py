@@ -20,13 +20,15 @@ from configs.posttrain import ppo_puzzle
 
 def get_config():
     config = ppo_puzzle.get_config()
+    # Scores of -5 to 5: without the weight, the loss of the values would drown that of the policy
     config.rollout.rewards = ConfigDict(
-        {"model": {"weight": 1.0, "path": "runs/puzzle/reward"}, "exact": {"weight": 0.0}}
+        {"model": {"weight": 0.2, "path": "runs/puzzle/reward"}, "exact": {"weight": 0.0}}
     )
     # Whitened advantages shrink a penalty inside the reward as scores spread; in the loss the pull
-    # to the reference keeps its strength.
+    # to the reference keeps its strength. k2 has the gradient of the KL divergence; that of k3
+    # grows exponentially with the ratio of a token and may throw a policy off.
     config.rollout.kl.place = "loss"
-    config.rollout.kl.estimator = "k3"
+    config.rollout.kl.estimator = "k2"
     config.rollout.kl.coef = 0.3
     config.rollout.kl.target = 0.0
     config.train.steps = 480

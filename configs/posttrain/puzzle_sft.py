@@ -27,4 +27,5 @@ def get_config():
     config.train.eval_every = 150
     config.train.log_every = 50
     config.checkpoint.every = 300
+    common.ask(config, "max 3141", "max 2718")
     return config

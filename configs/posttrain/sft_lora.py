@@ -34,5 +34,5 @@ def get_config():
     config.train.eval_every = 100
     config.evals.validation.batches = 0
     config.checkpoint.every = 200
-    config.sampling.chat = True
+    common.ask(config, *common.QUESTIONS)
     return config

@@ -47,7 +47,7 @@ def get_config():
 
     config.policy = ppo_reward_puzzle.get_config()
     config.policy.rollout.rewards.model.path = ""
-    config.policy.train.steps = 200
-    config.policy.train.eval_every = 200
-    config.policy.checkpoint.every = 200
+    config.policy.train.steps = 240
+    config.policy.train.eval_every = 240
+    config.policy.checkpoint.every = 240
     return config

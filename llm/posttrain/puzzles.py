@@ -7,7 +7,7 @@ from collections.abc import Callable
 from llm.core import config as configs
 
 DIGITS = "0123456789"
-NOISE = "".join(map(chr, (*range(33, 127), *range(161, 512))))  # nothing that a verifier strips
+NOISE = "".join(map(chr, (*range(33, 127), *range(161, 512))))  # no space: verifiers strip those
 
 
 def _digits(rng: random.Random, n: int) -> str:
@@ -98,7 +98,10 @@ def preferences(records: list[dict[str, str]], *, seed: int) -> list[dict[str, s
         near = [answer for answer in others if answer in prompt]
         wrong = rng.choice(near if near and rng.random() < 0.5 else others)
         if rng.random() < 1 / 3:
-            wrong = _spoilt(rng, right if rng.random() < 0.5 else wrong)
+            whole = right if rng.random() < 0.5 else wrong
+            wrong = right
+            while wrong == right:  # as 4 becomes 42, where that is the sum
+                wrong = _spoilt(rng, whole)
         made.append({"prompt": prompt, "chosen": right, "rejected": wrong})
     return made
 

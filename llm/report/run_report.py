@@ -142,7 +142,10 @@ def _eval_cards(run: Run, name: str, baselines: Sequence[tuple[str, float]]) -> 
             label, level = min(baselines, key=lambda b: b[1])
             note = f"{label}: {number(level, 3)}"
         cards.append(("Bits per byte", number(bits.values[-1]), "", note))
-    for metric in ("reward_accuracy", "accuracy"):
+    reward = series(run, f"eval/{name}/reward").values
+    if reward:
+        cards.append(("Reward", number(reward[-1]), "", f"from {number(reward[0], 3)}"))
+    for metric in ("reward_exact", "reward_accuracy", "accuracy"):
         values = series(run, f"eval/{name}/{metric}").values
         if values:
             note = f"from {values[0]:.1%}"
@@ -156,7 +159,8 @@ def _speed_cards(run: Run) -> list[Card]:
     speed = series(run, "perf/tokens_per_s").values
     if speed:
         wait = series(run, "perf/data_wait").values
-        note = f"{wait[-1]:.1%} waiting for data" if wait else ""
+        source = "making rollouts" if lookup(run.config, "rollout") else "waiting for data"
+        note = f"{wait[-1]:.1%} {source}" if wait else ""
         cards.append(("Tokens per second", number(_median(speed), 3), "", note))
     mfu = series(run, "perf/mfu").values
     if mfu:

@@ -29,6 +29,18 @@ TITLES = {
     "reward_accuracy": "Reward accuracy",
     "reward_margin": "Reward margin",
     "kl": "KL divergence from the reference",
+    "kl_old": "KL divergence from the sampler",
+    "reward_exact": "Exact answers",
+    "hack_gap": "Reward ahead of gold, in std",
+    "length": "Tokens of an answer",
+    "truncated": "Answers cut off",
+}
+# Of the monitors of rollouts: what has happened where one is raised.
+SIGNS = {
+    "gold": "the reward rises and the gold reward falls",
+    "length": "answers have become much longer or shorter",
+    "entropy": "answers have lost their variety",
+    "kl": "the policy is far from its reference",
 }
 # Fields of a model that a reader always wants to see.
 SIZES = {
@@ -48,7 +60,14 @@ SIZES = {
 NO_CURVE = {
     *("step_seconds", "skipped", "non_finite", "weight", "goodput", "tokens"),
     *("spikes", "spike_loss", "rolled_back_from", "save_seconds", "restarts", "lost_steps"),
+    *("signs", "seconds", "reward_std", "gold", "gold_std", "equal_groups", "sampler_gap"),
+    *(f"sign_{name}" for name in SIGNS),
 }
+# Charts that come first, where they exist.
+FIRST = (
+    *("/reward", "/reward_exact", "/loss", "/bits_per_byte", "/reward_accuracy", "/accuracy"),
+    *("/kl", "/entropy", "/length", "/hack_gap", "/lr", "/grad_norm"),
+)
 
 
 class Panel(NamedTuple):
@@ -89,21 +108,22 @@ def panels(run: Run, baselines: Sequence[tuple[str, float]] = ()) -> list[Panel]
     for key in keys:
         kind, _, rest = key.partition("/")
         metric = rest.rsplit("/", 1)[-1]
-        if kind not in ("train", "eval", "perf") or metric in NO_CURVE:
+        if kind not in ("train", "eval", "perf", "rollout") or metric in NO_CURVE:
+            continue
+        if kind == "rollout" and metric == "tokens_per_s":
             continue
         values = series(run, key)
         if not values or _says_little(run, key, values):
             continue
         title = title_of(metric)
-        label = rest.rsplit("/", 1)[0] if kind == "eval" else "train"
-        shade = colour.get(label, "a") if kind == "eval" else "a"
+        label = {"eval": rest.rsplit("/", 1)[0], "rollout": "rollouts"}.get(kind, "train")
+        shade = colour[label] if kind == "eval" else "a"
         zero = kind == "perf" or metric == "grad_norm"
         group = f"{kind if kind == 'perf' else ''}/{metric}"
         groups.setdefault(group, Panel(title, [], [], zero)).parts.append((label, shade, values))
     if "/bits_per_byte" in groups:
         groups["/bits_per_byte"].levels.extend(Level(n, v) for n, v in baselines)
-    order = ["/loss", "/bits_per_byte", "/reward_accuracy", "/accuracy", "/lr", "/grad_norm"]
-    first = [groups.pop(key) for key in order if key in groups]
+    first = [groups.pop(key) for key in FIRST if key in groups]
     return first + list(groups.values())
 
 
@@ -112,6 +132,8 @@ def _says_little(run: Run, key: str, values: Series) -> bool:
     stem, _, metric = key.rpartition("/")
     if metric == "data_wait":
         return max(values.values) < 0.02
+    if metric.startswith("reward_"):  # the only reward of several is the reward
+        return values.values == series(run, f"{stem}/reward").values
     if metric not in ("nll", "perplexity"):
         return False
     loss = series(run, f"{stem}/loss").values
@@ -375,4 +397,8 @@ def warnings(run: Run) -> str:
             f"A spike at step {row['train/rolled_back_from']:.0f} sent training back to step "
             f"{row['step']:.0f}; the data from there on were left out."
         )
+    for name, meaning in SIGNS.items():
+        raised = series(run, f"rollout/sign_{name}").steps
+        if raised:
+            out.append(f"From step {page.show(int(raised[0]))} on a monitor says: {meaning}.")
     return "".join(f'<p class="flag">{escape(line)}</p>' for line in out)

@@ -165,6 +165,21 @@ def test_puzzles_are_right_and_the_same_for_a_seed(kind):
     assert wrong != true
 
 
+@pytest.mark.parametrize("kind", puzzles.PUZZLES)
+def test_a_reward_model_sees_wrong_answers_of_another_form(kind):
+    made = puzzles.make(kind, count=4000, size=4, seed=1)
+    pairs = puzzles.preferences(made, seed=0)
+    assert pairs == puzzles.preferences(made, seed=0) != puzzles.preferences(made, seed=1)
+    assert [(p["prompt"], p["chosen"]) for p in pairs] == [(r["prompt"], r["answer"]) for r in made]
+    judged = [say(p["rejected"], p["chosen"]) for p in pairs]
+    assert rewards.exact(judged) == [0.0] * len(made)
+    formed = {r["answer"] for r in made}
+    spoilt = [p for p in pairs if p["rejected"] not in formed]
+    right_inside = [p for p in spoilt if p["chosen"] in p["rejected"]]
+    assert 0.2 < len(spoilt) / len(made) < 0.4
+    assert 0.3 < len(right_inside) / len(spoilt) < 0.8
+
+
 def test_arrays_survive_json():
     arrays = {"a": np.float32([[1.5, -0.0], [np.inf, 1e-40]]), "b": np.arange(3, dtype=np.int32)}
     found = packed.unpack(packed.pack(arrays))
