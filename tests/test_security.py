@@ -16,7 +16,7 @@ import pytest
 
 import llm
 from llm.core.sharding import unbox
-from llm.data import examples
+from llm.data import sources
 from llm.errors import UserError
 from llm.generate import loading
 from llm.models import convert, gguf
@@ -47,7 +47,7 @@ METHODS = {"extractall", "unsafe_load", "read_pickle", "run_path", "run_module"}
 OPTIONS = {"shell", "allow_pickle", "trust_remote_code", "unsafe"}  # must be False where given
 REQUIRED = {"weights_only", "verify"}  # must be True where given
 # Where modules are imported by name, or files run: the config file and names written in the code.
-IMPORTERS = {"core/config.py", "core/launch.py", "corpus/engine.py"}
+IMPORTERS = {"core/config.py", "core/launch.py", "corpus/engine.py", "data/sources.py"}
 IMPORTING = {"import_module", "exec_module", "spec_from_file_location", "load_module"}
 
 
@@ -285,7 +285,7 @@ def test_payloads_as_tokenizers_and_documents_do_not_run(form, marker, tmp_path)
         place = tmp_path / f"a{suffix}"
         place.write_bytes(FORMS[form](marker))
         open_anyhow(place, lambda source: list(records.read_documents(source)))
-        open_anyhow(place, lambda source: list(examples.read_records(source)))
+        open_anyhow(place, lambda source: list(sources.read(source)))
 
 
 def test_a_chat_template_from_a_model_folder_does_not_run(models, marker, tmp_path):

@@ -8,9 +8,8 @@
 The reward model comes from configs/posttrain/puzzle_reward.py. "exact" has weight 0: training does
 not see it, the monitors do (rollout/gold, rollout/hack_gap, rollout/sign_gold).
 
-Hardware: any CPU with two cores, about a minute; on five of six seeds exact answers rise from
-0.31–0.42 to 0.74–0.86, on one they fall again after 60 steps. The KL is not held: it ends at 2
-to 12.
+Hardware: any CPU with two cores, about a minute; over nine seeds exact answers rise from 0.34–0.43
+to 0.80–0.93.
 """
 
 from ml_collections import ConfigDict

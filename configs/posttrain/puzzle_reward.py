@@ -4,7 +4,8 @@
     python scripts/posttrain.py --config=configs/posttrain/puzzle_reward.py \\
         --workdir=runs/puzzle/reward --config.init.from=runs/puzzle/sft
 
-What configs/posttrain/ppo_reward_puzzle.py optimises against.
+What configs/posttrain/ppo_reward_puzzle.py optimises against. A third of the wrong answers have
+characters too many: a model that had only seen digits would call "97" as right as "9".
 
 Hardware: any CPU with two cores, about a minute; held-out accuracy from 0.5 to 1.0.
 """

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from llm import files
 from llm.data import packing
 from llm.errors import DataError
-from llm.text.lines import read_lines
 from llm.tokenizers.base import Tokenizer
 
 BATCH_TEXTS = 1024  # texts tokenised together, at most
@@ -240,31 +238,3 @@ def text_examples(
 def size_of(text: str) -> int:
     """Return the number of UTF-8 bytes of a text."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-
-
-def read_records(source: Any) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a JSONL file (.jsonl, .jsonl.gz, .jsonl.zst).
-
-    Raises:
-        DataError: the file is missing, empty, or a line is not an object.
-    """
-    place = files.path(source)
-    if not place.is_file():
-        raise DataError(f"{place} does not exist.", "Give a JSONL file, one object per line.")
-    number = 0
-    for number, content, problem in read_lines(place):
-        if problem:
-            raise DataError(f"{place} is damaged, line {number}: {problem}.", "Copy it again.")
-        if not content.strip():
-            continue
-        try:
-            record = files.parse_json(content.decode("utf-8"))
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{place}, line {number} is not a JSON object.", "Correct or remove the line."
-            )
-        yield record
-    if not number:
-        raise DataError(f"{place} is empty.", "Give at least one record.")

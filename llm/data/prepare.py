@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llm import files
-from llm.data import examples, packing, rows
+from llm.data import examples, packing, rows, sources
 from llm.errors import ConfigError, DataError, unknown
 from llm.text import records
 from llm.tokenizers.base import Tokenizer
@@ -195,7 +195,7 @@ def alone(found: Sequence[packing.Row], prefixes: Sequence[str], length: int) ->
 
 
 def prepare_text(
-    sources: Any,
+    texts: Any,
     tokenizer: Tokenizer,
     length: int,
     out_dir: Any,
@@ -205,7 +205,7 @@ def prepare_text(
     """Cut plain text files into contiguous blocks: the first part trains, the last validates.
 
     Args:
-        sources: one path of a UTF-8 text, or several.
+        texts: one path of a UTF-8 text, or several.
         validation: share of each text, in characters, kept for validation; 0 for none.
 
     Returns:
@@ -217,12 +217,12 @@ def prepare_text(
     """
     if not 0 <= validation < 1:
         raise ConfigError(f"data.validation is {validation}.", "Use a share from 0 to below 1.")
-    paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    texts = [_read_text(place) for place in paths]
-    cuts = [round(len(text) * (1 - validation)) for text in texts]
-    parts = {"train": [text[:cut] for text, cut in zip(texts, cuts, strict=True)]}
+    paths = [texts] if isinstance(texts, str | os.PathLike) else list(texts)
+    found = [_read_text(place) for place in paths]
+    cuts = [round(len(text) * (1 - validation)) for text in found]
+    parts = {"train": [text[:cut] for text, cut in zip(found, cuts, strict=True)]}
     if validation:
-        parts["validation"] = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
+        parts["validation"] = [text[cut:] for text, cut in zip(found, cuts, strict=True)]
     manifests = {}
     for split, pieces in parts.items():
         key = _hash("text", files.hash_json(pieces), tokenizer, length, {"split": split})
@@ -273,8 +273,8 @@ def _source(
             source_hash = source_hash or _hash_shards(records.find_shards(source, split))
             reader = functools.partial(records.read_documents, source, split)
         else:
-            source_hash = source_hash or _hash_shards([files.path(source)])
-            reader = functools.partial(examples.read_records, source)
+            source_hash = source_hash or sources.fingerprint(source)
+            reader = functools.partial(sources.read, source)
     else:
         if not source_hash and isinstance(source, list | tuple):
             source_hash = files.hash_json(source)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm.core import statistics
+from llm.data import sources
 from llm.errors import DataError
-from llm.eval.items import read_records
 
 _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -42,7 +42,7 @@ def evaluate(
         marker: introduces the final number, also in the known answers.
         limit: prompts at most; 0 for all.
     """
-    records = list(read_records(path))
+    records = list(sources.read(path))
     records = records[:limit] if limit else records
     for number, record in enumerate(records, 1):
         if prompt_field not in record or answer_field not in record:

@@ -3,13 +3,12 @@
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm import files
+from llm.data import sources
 from llm.errors import DataError
 from llm.text.functions import Function, function_of
-from llm.text.lines import read_lines
 
 
 class Item(NamedTuple):
@@ -21,33 +20,6 @@ class Item(NamedTuple):
     pairs: tuple[tuple[str, str], ...]
     texts: tuple[str, ...]
     gold: int
-
-
-def read_records(source: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file (optionally .gz).
-
-    Raises:
-        DataError: the file is missing, empty, or a line is not a JSON object.
-    """
-    location = files.path(source)
-    if not location.exists():
-        raise DataError(f"{source} does not exist.", "Check the task's path.")
-    found = False
-    for number, line, problem in read_lines(location):
-        if problem:
-            raise DataError(f"{source}, line {number}: {problem}.", "Copy the file again.")
-        if not line.strip():
-            continue
-        found = True
-        try:
-            record = files.parse_json(line.decode("utf-8"))
-        except ValueError as error:
-            raise DataError(f"{source}, line {number}: not JSON ({error}).", "Repair it.") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{source}, line {number}: not a JSON object.", "Repair it.")
-        yield record
-    if not found:
-        raise DataError(f"{source} is empty.", "Give a file with one JSON object a line.")
 
 
 def from_record(
@@ -93,7 +65,7 @@ def read_items(
     source: str, template: str = "{query}", delimiter: str = " ", limit: int = 0
 ) -> list[Item]:
     """Read a question file; see `from_record`."""
-    records = list(read_records(source))
+    records = list(sources.read(source))
     records = records[:limit] if limit else records
     return [
         from_record(record, f"{source}, question {number}", template, delimiter)

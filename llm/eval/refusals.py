@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.core import statistics
+from llm.data import sources
 from llm.errors import DataError
-from llm.eval.items import read_records
 from llm.text.refusals import Request, is_refusal, requests
 
 
@@ -65,7 +65,7 @@ def metrics(asked: Sequence[Request], answers: Sequence[str]) -> dict[str, Any]:
 
 def _read(path: str) -> list[Request]:
     found = []
-    for number, record in enumerate(read_records(path), 1):
+    for number, record in enumerate(sources.read(path), 1):
         text, harmful = record.get("prompt"), record.get("harmful")
         if not isinstance(text, str) or not isinstance(harmful, bool):
             raise DataError(

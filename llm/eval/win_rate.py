@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.core import ratings, statistics
+from llm.data import sources
 from llm.errors import ConfigError, DataError
 from llm.eval import exact_match
-from llm.eval.items import read_records
 from llm.generate import judging
 
 Game = tuple[int, int, float]
@@ -55,7 +55,7 @@ def evaluate(
 
     if not others:
         raise ConfigError("A win_rate task has no other players.", "Set others=('…',).")
-    records = list(read_records(path))
+    records = list(sources.read(path))
     records = records[:limit] if limit else records
     for number, record in enumerate(records, 1):
         if not record.get("prompt") or not (judge or "answer" in record):

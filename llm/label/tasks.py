@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm import files
-from llm.data.examples import read_records
+from llm.data import sources
 from llm.errors import DataError
 from llm.text.lines import read_lines
 
@@ -88,11 +88,9 @@ def read(path: str) -> list[Task]:
     Raises:
         DataError: the file is missing or empty, or a record is no task.
     """
-    if not files.path(path).exists():
-        raise DataError(f"{path} does not exist.", "Give --config.path=<JSONL of answers>.")
-    source = {"file": os.path.basename(path), "hash": files.hash_file(path)}
+    source = {"file": os.path.basename(path), "hash": sources.fingerprint(path)}
     found: dict[str, Task] = {}
-    for number, record in enumerate(read_records(path), 1):
+    for number, record in enumerate(sources.read(path), 1):
         task = from_record(record, source, f"{path}, record {number}")
         found.setdefault(task.id, task)
     if not found:

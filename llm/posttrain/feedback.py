@@ -15,9 +15,9 @@ from llm import files
 from llm.core import config as configs
 from llm.core import launch, lock
 from llm.core.lines import Lines
+from llm.data import sources
 from llm.errors import ConfigError, DataError
 from llm.posttrain import formats
-from llm.posttrain.rows import read_records
 
 # config.maker.name: (Setting, **section) -> Maker
 MAKERS = {
@@ -210,7 +210,7 @@ def read_prompts(path: str, limit: int = 0, pairs: bool = False) -> list[Prompt]
         DataError: the file is missing, or a record has no prompt.
     """
     found: dict[str, Prompt] = {}
-    for number, record in enumerate(formats.convert(read_records(path)), 1):
+    for number, record in enumerate(formats.convert(sources.read(path)), 1):
         prompt = _prompt(record, f"{path}, record {number}", pairs)
         found.setdefault(prompt.id, prompt)
         if limit and len(found) == limit:

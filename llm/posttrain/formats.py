@@ -53,6 +53,11 @@ def _question_answer(record: Record) -> Iterator[Record]:
     yield _chat(record["question"], record["answer"])
 
 
+def _inputs_targets(record: Record) -> Iterator[Record]:
+    """Read {"inputs", "targets"}, as SeqIO's tasks of text to text have them."""
+    yield _chat(record["inputs"], record["targets"])
+
+
 def _sharegpt(record: Record) -> Iterator[Record]:
     """Read {"conversations": [{"from", "value"}]}."""
     turns = record["conversations"]
@@ -102,6 +107,7 @@ FORMATS: dict[str, Format] = {
     "dolly": _dolly,
     "prompt_response": _prompt_response,
     "question_answer": _question_answer,
+    "inputs_targets": _inputs_targets,
     "sharegpt": _sharegpt,
     "hh": _hh,
 }
@@ -115,6 +121,7 @@ _SIGNS = (
     ("dolly", {"instruction", "response"}),
     ("prompt_response", {"prompt", "response"}),
     ("question_answer", {"question", "answer"}),
+    ("inputs_targets", {"inputs", "targets"}),
 )
 
 

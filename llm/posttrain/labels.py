@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from llm import files
-from llm.data import packing, rows
-from llm.data.examples import read_records
+from llm.data import packing, rows, sources
 from llm.errors import DataError
 from llm.posttrain.rows import Splits, part
 from llm.text.records import read_documents
@@ -125,11 +124,11 @@ def labels(
         classes: labels in the order of their numbers; by default those found, sorted.
         validation: share held out, by a hash of each record.
     """
-    known = list(classes) or find_labels(read_records(path))
+    known = list(classes) or find_labels(sources.read(path))
     made = {}
     for split in ("train", "validation") if validation else ("train",):
         target = files.path(folder) / split
-        key = f"{files.hash_file(path)}/{split}/{validation}"
+        key = f"{sources.fingerprint(path)}/{split}/{validation}"
         source = _split_reader(path, split, validation)
         made[split] = _write(source, tokenizer, length, target, known, key)
     return made

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from llm import files
-from llm.data import prepare
-from llm.data.examples import read_records
+from llm.data import prepare, sources
 from llm.data.rows import RowDataset, open_rows
 from llm.posttrain import formats, puzzles, questions
 from llm.text.records import read_documents
@@ -21,7 +20,7 @@ def _hold_out(records: str, folder: str, validation: float, format: str, make: A
     made = {}
     for split in ("train", "validation") if validation else ("train",):
         target = str(files.path(folder) / split)
-        source = f"{files.hash_file(records)}/{split}/{validation}/{format}"
+        source = f"{sources.fingerprint(records)}/{split}/{validation}/{format}"
         make(part(records, split, validation, format), target, source)
         made[split] = open_rows(target)
     return made
@@ -40,7 +39,7 @@ def _maker(
 
 def part(path: str, split: str, validation: float, format: str = "ours") -> Iterator[dict]:
     """Yield the records of one split: which one a record is in is a hash of its prompt."""
-    for record in formats.convert(read_records(path), format):
+    for record in formats.convert(sources.read(path), format):
         whole = json.dumps(prompt_of(record), sort_keys=True).encode("utf-8")
         place = int(files.hash_bytes(whole)[:8], 16) / 2**32
         if (place < validation) == (split == "validation"):

@@ -12,6 +12,7 @@ from llm.core import config as configs
 from llm.data import prepare, rows
 from llm.errors import ConfigError, DataError
 from llm.tokenizers import sentencepiece, subwords
+from tests import datasets
 
 pytest.importorskip("seqio", reason="needs the data extra: pip install -e .[data]")
 TEXTS = [f"Document {i} says é▁ {i * i}. " * (i % 6 + 1) for i in range(70)]
@@ -53,17 +54,10 @@ def tfds_folder(tmp_path_factory, tasks):
     import tensorflow_datasets as tfds
 
     folder = tmp_path_factory.mktemp("tfds")
-    place = folder / "tiny_text" / "1.0.0"
-    place.mkdir(parents=True)
-    identity = tfds.core.DatasetIdentity(
-        name="tiny_text", version=tfds.core.Version("1.0.0"), data_dir=str(place), module_name=""
-    )
     features = tfds.features.FeaturesDict({"body": tfds.features.Text()})
-    info = tfds.core.DatasetInfo(builder=identity, features=features)
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=1000)
-    writer.initialize_splits(["train"])
-    writer.add_examples({"train": [{"body": text} for text in ["", *TEXTS]]})
-    writer.close_all()
+    datasets.write(
+        folder, "tiny_text", features, {"train": [{"body": text} for text in ["", *TEXTS]]}
+    )
     return folder
 
 

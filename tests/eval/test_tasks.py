@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from llm.data import sources
 from llm.errors import ConfigError, DataError
 from llm.eval import exact_match, items, multiple_choice, perplexity, samples
 
@@ -126,11 +127,11 @@ def test_wrong_questions_are_named(record):
 
 def test_wrong_files_are_named(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        list(items.read_records(str(tmp_path / "none.jsonl")))
+        list(sources.read(str(tmp_path / "none.jsonl")))
     for content, message in (("", "empty"), ("{}\n[1]", "line 2"), ("{}\n{x", "line 2")):
         (tmp_path / "bad.jsonl").write_text(content)
         with pytest.raises(DataError, match=message):
-            list(items.read_records(str(tmp_path / "bad.jsonl")))
+            list(sources.read(str(tmp_path / "bad.jsonl")))
 
 
 def functions(n):

@@ -196,6 +196,25 @@ def test_spikes_and_roll_backs_are_said(tmp_path):
     assert "A spike at step 14 sent training back to step 10" in text
 
 
+def test_rollouts_and_what_the_monitors_say_of_them(tmp_path):
+    lines = [{"step": 0, "time": 1.0, "eval/validation/reward": 0.1}]
+    for step in (20, 40, 60):
+        figures = {"reward": 0.2, "reward_model": 0.2, "reward_exact": 0.4, "kl": 0.3, "gold": 0.4}
+        line = {f"rollout/{name}": value + step / 100 for name, value in figures.items()}
+        line |= {"step": step, "time": 1.0 + step, "rollout/seconds": 2.0, "rollout/signs": 0.0}
+        lines.append({**line, **({"rollout/sign_gold": 1.0} if step == 40 else {})})
+    lines.append({"step": 60, "time": 61.0, "eval/validation/reward": 0.9})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = " ".join(parse(run_report(tmp_path)).text)
+    assert "From step 40 on a monitor says: the reward rises and the gold reward falls." in text
+    for shown in ("Exact answers", "KL divergence from the reference", "rollouts", "from 0.1"):
+        assert shown in text
+    for hidden in ("Reward model", "Gold", "Seconds", "Sign"):  # the only reward, or no curve
+        assert hidden not in text
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[1]) + "\n")
+    assert "monitor" not in " ".join(parse(run_report(tmp_path)).text)
+
+
 def test_report_of_a_whole_life(tmp_path):
     corpus = tmp_path / "corpus"
     (corpus / "documents").mkdir(parents=True)

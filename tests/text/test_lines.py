@@ -10,8 +10,8 @@ import pytest
 import zstandard
 
 from llm import files
+from llm.data import sources
 from llm.errors import DataError
-from llm.eval import items
 from llm.text import lines, records
 
 PACK = {
@@ -100,7 +100,7 @@ def test_deep_json_is_refused(deep, tmp_path):
     assert len(list(records.read_documents(shard, max_error_rate=0.5, report=report))) == 1
     assert "deeper" in report.examples[0]["reason"]
     with pytest.raises(DataError, match=r"line 2.*deeper"):
-        list(items.read_records(str(shard)))
+        list(sources.read(str(shard)))
 
 
 def test_huge_numbers_and_long_files_are_refused(tmp_path, monkeypatch):
