@@ -12,6 +12,7 @@ from llm import files
 from llm.core import config as configs
 from llm.core import sharding
 from llm.core.lines import Lines
+from llm.errors import UserError
 from llm.generate.language_model import LanguageModel
 from llm.train.loop import Hook
 from llm.train.step import Frozen, State, full_params
@@ -69,8 +70,12 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
     def function(step: int, state: State) -> dict[str, float]:
         full = full_params(state.params, frozen)
         lm = LanguageModel(inputs.model.config, inputs.model, full, inputs.tokenizer)
-        with sharding.within(None):
-            made = sample(lm)
+        try:
+            with sharding.within(None):
+                made = sample(lm)
+        except UserError as error:  # a prompt that is too long is no reason to stop training
+            _LOG.warning("no samples: %s", " ".join(str(error).split()))
+            return {}
         for prompt, text in made:
             line = {"step": step, "prompt": prompt, "text": text}
             print(f"step {step:>6}  sample: {prompt!r} -> {text!r}", flush=True)
