@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,6 +241,13 @@ def _take(waiting: list[str], options: Mapping[str, str]) -> tuple[str, str]:
     if not waiting or waiting[0].startswith("--"):
         raise ConfigError(f"--{name} has no value.", f"Write --{name}=<value>.")
     return name, waiting.pop(0)
+
+
+def lacking(error: AttributeError | KeyError) -> str:
+    """Name the setting that a config was asked for and has not; "" where the error is another."""
+    asked = traceback.extract_tb(error.__traceback__)[-1].filename
+    inside = Path(asked).is_relative_to(Path(ml_collections.__file__).parent)
+    return str(error).splitlines()[0].strip("'\"") if inside else ""
 
 
 def resolve_builder(spec: str) -> Callable[..., Any]:

@@ -95,7 +95,15 @@ def _main(stage: str, argv: Sequence[str], extra: dict[str, str]) -> int:
     if together:
         peers.join(float(call.config.get("train", {}).get("heartbeat", peers.HEARTBEAT)))
     function = getattr(importlib.import_module("llm.main"), stage)
-    function(call.config, workdir, **{k: call.options[k] for k in extra})
+    try:
+        function(call.config, workdir, **{k: call.options[k] for k in extra})
+    except (AttributeError, KeyError) as error:
+        if name := configs.lacking(error):
+            raise ConfigError(
+                f"{call.config_path} has no setting {name!r} where {stage} needs it.",
+                f"See how those in configs/{stage}/ set it; --debug says where it was asked for.",
+            ) from error
+        raise
     return 0
 
 

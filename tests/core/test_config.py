@@ -187,3 +187,14 @@ def test_refusal_and_help_do_not_import_jax():
 def test_print_config_is_json(capsys):
     assert launch.main("pretrain", [TINY, "--config.seed=4", "--print_config"], {}) == 0
     assert json.loads(capsys.readouterr().out)["seed"] == 4
+
+
+def test_a_setting_that_a_config_lacks_is_named(tmp_path, capsys):
+    place = tmp_path / "mine.py"
+    place.write_text("import ml_collections\nget_config = ml_collections.ConfigDict\n")
+    assert launch.main("eval", [f"--config={place}", f"--workdir={tmp_path / 'run'}"], {}) == 2
+    said = capsys.readouterr().err
+    assert "mine.py has no setting '" in said and "configs/eval/" in said
+    with pytest.raises(KeyError) as caught:
+        {}["absent"]
+    assert configs.lacking(caught.value) == ""
