@@ -4,8 +4,8 @@
     python scripts/posttrain.py --config=configs/posttrain/ppo_puzzle.py \\
         --workdir=runs/puzzle/ppo --config.init.from=runs/puzzle/sft
 
-Hardware: any CPU with two cores, about a minute; over three seeds held-out exact answers rise from
-0.31–0.42 to 0.84–0.85, and the KL of the last quarter is 6 % below to 14 % above its target.
+Hardware: any CPU with two cores, about a minute; over nine seeds held-out exact answers rise from
+0.29–0.43 to 0.77–0.95, and the KL of the last quarter is 6 % below to 14 % above its target.
 """
 
 from ml_collections import ConfigDict

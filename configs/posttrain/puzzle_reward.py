@@ -7,7 +7,7 @@
 What configs/posttrain/ppo_reward_puzzle.py optimises against. A third of the wrong answers have
 characters too many: a model that had only seen digits would call "97" as right as "9".
 
-Hardware: any CPU with two cores, about a minute; held-out accuracy from 0.5 to 1.0.
+Hardware: any CPU with two cores, about a minute; held-out accuracy from 0.2–0.3 to 1.0.
 """
 
 from ml_collections import ConfigDict

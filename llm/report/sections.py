@@ -224,7 +224,9 @@ def _timeline(prompt: str, entries: Sequence[Mapping[str, Any]]) -> str:
     for entry in entries:
         step = entry.get("step")
         label = f"step {page.show(step)}" if step is not None else ""
-        parts.append(page.sample(label, prompt, str(entry.get("text", ""))[:4000]))
+        answer = "\n" if entry.get("chat") else ""  # what is no continuation has a line of its own
+        answer += str(entry.get("text", ""))[:4000]
+        parts.append(page.sample(label, prompt, answer))
     return "".join(parts)
 
 

@@ -63,6 +63,7 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
     """Return the sampling hook, or none where config.sampling.every is 0."""
     section: Mapping[str, Any] = configs.bind(make_sampler, config.sampling, "sampling")
     every, sample = make_sampler(**section)
+    chat = bool(section.get("chat"))
     if not every or inputs.tokenizer is None or jax.process_count() > 1:
         return []
     target = Lines(files.path(workdir) / "samples.jsonl")
@@ -77,7 +78,7 @@ def hooks(config: Any, workdir: str, inputs: Any, frozen: Frozen) -> list[Hook]:
             _LOG.warning("no samples: %s", " ".join(str(error).split()))
             return {}
         for prompt, text in made:
-            line = {"step": step, "prompt": prompt, "text": text}
+            line = {"step": step, "prompt": prompt, "text": text, "chat": chat}
             print(f"step {step:>6}  sample: {prompt!r} -> {text!r}", flush=True)
             _append(target, line)
         return {}

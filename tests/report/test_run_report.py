@@ -211,6 +211,9 @@ def test_rollouts_and_what_the_monitors_say_of_them(tmp_path):
         assert shown in text
     for hidden in ("Reward model", "Gold", "Seconds", "Sign"):  # the only reward, or no curve
         assert hidden not in text
+    answers = [{"step": s, "prompt": "max 31", "text": "3", "chat": True} for s in (0, 60)]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in answers))
+    assert "\n3" in parse(run_report(tmp_path)).text
     (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[1]) + "\n")
     assert "monitor" not in " ".join(parse(run_report(tmp_path)).text)
 
