@@ -101,7 +101,10 @@ OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 IPV4 = re.compile(rf"(?<![\w.:-])(?:{OCTET}\.){{3}}{OCTET}(?![\w-])(?!\.\d)")
 VERSION = re.compile(r"(?:\bv|\bver|version|release|build|revision|section|chapter|==|>=|<=|~=)"
                      r"[\s.:=]{0,3}\Z", re.IGNORECASE)  # fmt: skip
-COLON = re.compile(r"(?<![\w:.%])(?:[0-9A-Fa-f]{1,4})?:[0-9A-Fa-f:]*+(?:\.\d{1,3}){0,3}+(?![\w:])")
+# (?=(…))\1 is a possessive group; those of Python before 3.11.5 keep what a failed turn has read.
+COLON = re.compile(
+    r"(?<![\w:.%])(?:[0-9A-Fa-f]{1,4})?:[0-9A-Fa-f:]*+(?=((?:\.\d{1,3}){0,3}))\1(?![\w:])"
+)
 
 
 def find_ipv4(text: str) -> Iterator[Span]:
@@ -193,7 +196,7 @@ def _looks_random(value: str) -> bool:
 
 PHONE = re.compile(
     r"(?<![\w+.,/=#:-])(?:\(?\+|(?<!\d[ ()])(?:00(?=[1-9]))?)"
-    r"\(?\d(?:(?:[-./ ]| ?\(| ?\)[- ]?| - )?\d){6,24}+"
+    r"\(?\d(?:(?:[-./ ]| ?\(| ?\)[- ]?| - )?\d){6,24}"
 )
 NORTH_AMERICAN = re.compile(
     r"(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d(?P<mark>[-. ]))[2-9]\d\d[-. ]\d{4}\Z"

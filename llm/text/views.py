@@ -14,8 +14,9 @@ from llm.text import terms
 
 # A word (inner hyphens, apostrophes and dots included), a mark, or a run of one mark.
 # `x x*` for `x+`: an alternative that begins with a character or class is rejected faster.
+# No possessive groups: before Python 3.11.5 they keep what a last, failed turn has read.
 _PATTERN = (
-    r"\w\w*+(?:[-'’.]\w+)*+|[^\w\s.\-=*#~!?+<>]"
+    r"\w\w*+(?:[-'’.]\w\w*+)*|[^\w\s.\-=*#~!?+<>]"
     r"|\.\.*|--*|==*|\*\**|##*|~~*|!!*|\?\?*|\+\+*|<<*|>>*"
 )
 WORD = re.compile(_PATTERN)
