@@ -17,20 +17,29 @@ from llm.core.trees import size_bytes
 from llm.generate.language_model import LanguageModel
 from llm.generate.loading import cast, for_inference
 from llm.models import quant
+from llm.models.config import TransformerConfig
 from llm.models.transformer import Transformer
 
 
-def runnable(lm: LanguageModel, params: Any, dtype: str) -> LanguageModel:
-    """Return the language model with a variant's parameters, computing in `dtype`.
+def runnable(lm: LanguageModel, params: Any, config: TransformerConfig) -> LanguageModel:
+    """Return the language model with a variant's parameters and configuration.
 
     Integers become the weights they stand for: what a model that reads them in place computes
     (see `llm.models.quant`), by the program that the original has compiled already.
     """
-    weights = cast(quant.dequantize(params, dtype), dtype)
-    if dtype == lm.config.dtype:
+    weights = cast(quant.dequantize(params, config.dtype), config.dtype)
+    if config == lm.config:
         return dataclasses.replace(lm, params=weights)
-    config = for_inference(lm.config, dtype)
+    config = for_inference(config, config.dtype)
     return dataclasses.replace(lm, config=config, model=Transformer(config), params=weights)
+
+
+def zeros(params: Any) -> float:
+    """Return the share of a variant's numbers that are zero."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(quant.dequantize(params))]
+    return sum(leaf.size - np.count_nonzero(leaf) for leaf in leaves) / sum(
+        leaf.size for leaf in leaves
+    )
 
 
 def memory_bytes(params: Any) -> int:

@@ -5,3 +5,6 @@
 # a mixture of experts, whose near-ties decide which experts are used.
 QUANTIZED = r"(kernel|embedding)$"
 KEPT = r"router"
+# The matrices that pruning sets zeros in: not embeddings nor the output head, as published.
+PRUNED = r"kernel$"
+WHOLE = r"router|lm_head"

@@ -2,6 +2,7 @@
 """The compress stage: make a model smaller, say what it cost, write the variant that is kept."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -9,24 +10,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm import files
-from llm.compress import measure, quantize
-from llm.compress.names import KEPT, QUANTIZED
+from llm.compress import measure, methods, quantize
+from llm.compress.calibrate import Calibration
 from llm.core import checkpoint
 from llm.core import config as configs
 from llm.core.trees import count
 from llm.errors import ConfigError, nearest
 from llm.generate.language_model import LanguageModel, load
-from llm.generate.loading import cast
-
-CASTS = ("float32", "bfloat16", "float16")
 
 
 def run(config: Any, workdir: str) -> list[dict[str, Any]]:
     """Compress a model in every way listed, measure each, and keep one.
 
     Args:
-        config: `model` (what `llm.load` takes), `variants` {name: {"method", ...}}, `keep` (the
-            variant that is written), `measure` (see `texts`).
+        config: `model` (what `llm.load` takes), `variants` {name: {"method", ...}} (see
+            `methods.METHODS`), `keep` (the variant that is written), `measure` and, for methods
+            that need it, `calibration` (see `texts`).
         workdir: receives the kept variant as a checkpoint that `llm.load` opens, and
             results/compression.json with a table of quality and size.
 
@@ -50,17 +49,20 @@ def run(config: Any, workdir: str) -> list[dict[str, Any]]:
     chosen = texts(**section)
     reference = measure.losses(lm, chosen)
     axes = quantize.parameter_axes(lm.model)
+    original = methods.Original(lm, axes, functools.cache(lambda: _calibration(config, lm)))
     found = []
-    for name, options in variants.items():
-        tree, dtype = variant(lm, axes, **options)
-        other = measure.runnable(lm, tree, dtype)
+    for name, (method, options) in variants.items():
+        made = methods.METHODS[method](original, **options)
+        other = measure.runnable(lm, made.params, made.config)
         metrics = measure.measure(lm, other, chosen, reference, length)
-        metrics["bytes_in_memory"] = {"value": measure.memory_bytes(tree), "stderr": 0.0}
+        metrics["bytes_in_memory"] = {"value": measure.memory_bytes(made.params), "stderr": 0.0}
+        metrics["zeros"] = {"value": measure.zeros(made.params), "stderr": 0.0}
         if name == config.keep:
-            write(lm, tree, options, workdir, {**configs.to_dict(config), "key": key})
+            settings = {**configs.to_dict(config), "key": key}
+            write(lm, made, {"method": method, **options}, workdir, settings)
             size = measure.folder_bytes(target / "checkpoints")
         else:
-            size = measure.disk_bytes(tree, _made(target))
+            size = measure.disk_bytes(made.params, _made(target))
         metrics["bytes_on_disk"] = {"value": size, "stderr": 0.0}
         found.append({"task": name, "kind": "compression", "n": len(chosen), "metrics": metrics})
     files.write_json(done, found)
@@ -72,13 +74,13 @@ def run(config: Any, workdir: str) -> list[dict[str, Any]]:
 def texts(
     documents: str, split: str | None = "validation", limit: int = 100, length: int = 128
 ) -> list[str]:
-    """Read the texts that variants are measured on.
+    """Read the texts that variants are measured on, or that a method learns from.
 
     Args:
         documents: what `llm.text.records.read_documents` reads.
         split: of a corpus.
         limit: texts at most; 0 for all.
-        length: tokens of each that are compared position by position.
+        length: tokens of each that are compared position by position, or of a calibration row.
     """
     from llm.text.records import read_documents
 
@@ -86,15 +88,24 @@ def texts(
     return [d["text"] for d in (islice(found, limit) if limit else found)]
 
 
-def check(config: Any) -> dict[str, dict[str, Any]]:
-    """Return {variant: options}, each checked."""
+def _calibration(config: Any, lm: LanguageModel) -> Calibration:
+    section = configs.bind(texts, config.calibration, "calibration")
+    length = int(section.pop("length", 128))
+    return Calibration(lm, texts(**section), length)
+
+
+def check(config: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return {variant: (method, options)}, each checked."""
     configs.bind(texts, config.measure, "measure")
     variants = {}
     for name in config.variants:
-        section = config.variants[name]
-        variants[name] = configs.bind(variant, section, f"variants.{name}", given=("lm", "axes"))
-        known = dict.fromkeys((*CASTS, *quantize.METHODS))
-        configs.choose(str(section.method), known, f"method of config.variants.{name}:")
+        section = dict(config.variants[name])
+        method = str(section.pop("method", ""))
+        builder = configs.choose(method, methods.METHODS, f"method of config.variants.{name}:")
+        options = configs.bind(builder, section, f"variants.{name}", given=methods.GIVEN)
+        variants[name] = method, options
+        if method in methods.CALIBRATED:
+            configs.bind(texts, config.get("calibration", {}), "calibration")
     if config.keep not in variants:
         hint = nearest(config.keep, list(variants))
         raise ConfigError(
@@ -104,31 +115,9 @@ def check(config: Any) -> dict[str, dict[str, Any]]:
     return variants
 
 
-def variant(
-    lm: LanguageModel,
-    axes: Mapping[str, Sequence[str | None]],
-    method: str,
-    group: int = 0,
-    include: str = QUANTIZED,
-    exclude: str = KEPT,
-) -> tuple[Any, str]:
-    """Return the parameters of a variant and the dtype it computes in.
-
-    Args:
-        lm: the original.
-        axes: of `quantize.parameter_axes`.
-        method: "float32", "bfloat16" or "float16" (a cast), "int8" or "int4".
-        group, include, exclude: see `quantize.quantize`.
-    """
-    if method in CASTS:
-        return cast(lm.params, method), method
-    made = quantize.quantize(lm.params, axes, method, group, include, exclude)
-    return made, lm.config.dtype
-
-
 def write(
     lm: LanguageModel,
-    tree: Any,
+    variant: methods.Variant,
     options: Mapping[str, Any],
     workdir: str,
     settings: Mapping[str, Any],
@@ -146,13 +135,13 @@ def write(
         lm.tokenizer.save(place / "tokenizer")
         extra["tokenizer_hash"] = lm.tokenizer.hash
     with checkpoint.Checkpointer(place / "checkpoints", asynchronous=False) as writer:
-        writer.save(lm.step or 0, {"params": tree}, extra)
+        writer.save(lm.step or 0, {"params": variant.params}, extra)
     content: dict[str, Any] = {
-        "model": dataclasses.asdict(lm.config),
+        "model": dataclasses.asdict(variant.config),
         "generate": {"starts_texts": lm.starts_texts},
         "compress": dict(settings),
     }
-    if options["method"] in quantize.METHODS:
+    if variant.quantized:
         content["quantization"] = dict(options)
     files.write_json(place / "config.json", content)
 
@@ -179,7 +168,8 @@ def show(title: str, found: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title=title, box=None, title_justify="left", pad_edge=False)
-    headings = ("variant", "bits/byte", "change", "same top token", "KL bits", "memory", "disk")
+    headings = ("variant", "bits/byte", "change", "same top token", "KL bits", "zeros", "memory",
+                "disk")  # fmt: skip
     for heading in headings:
         side: Literal["left", "right"] = "left" if heading == "variant" else "right"
         table.add_column(heading, justify=side, no_wrap=True)
@@ -196,7 +186,8 @@ def show(title: str, found: Sequence[Mapping[str, Any]]) -> None:
             )
         ]
         sizes = [_size(metrics[name]["value"]) for name in ("bytes_in_memory", "bytes_on_disk")]
-        table.add_row(str(entry["task"]), *shown, *sizes)
+        zeros = f"{metrics['zeros']['value']:.0%}"
+        table.add_row(str(entry["task"]), *shown, zeros, *sizes)
     Console(width=max(110, Console().width)).print(table)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import qwix
 
-from llm.compress import quantize
+from llm.compress import matrices, quantize
 from llm.core.trees import flatten, size_bytes, unflatten
 from llm.errors import ConfigError
 from llm.models import quant
@@ -86,7 +86,7 @@ def test_contraction_axes():
         (None,): (),
     }
     for names, expected in cases.items():
-        assert quantize.contraction_axes(names) == expected, names
+        assert matrices.contraction_axes(names) == expected, names
 
 
 def test_scales_commute_with_the_products_of_the_model(lm, axes):

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 import llm
 from llm.compress import measure, quantize, stage
 from llm.core.config import load_file
-from llm.core.trees import size_bytes
+from llm.core.trees import count, size_bytes
 from llm.errors import ConfigError
 from llm.generate.stored import keep_integers
 from llm.models import quant
@@ -106,7 +107,7 @@ def test_agreement_of_different_models_by_hand(lm, axes):
     other = measure.runnable(
         lm,
         quant.dequantize(quantize.quantize(lm.params, axes, "int4")),
-        "float32",
+        lm.config,
     )
     same, diverged = measure.agreement(lm, other, TEXTS[:3], length=32)
     hits, kl = [], []
@@ -142,4 +143,48 @@ def test_wrong_settings_are_refused_before_anything_runs(change, message, tmp_pa
         }
     )
     with pytest.raises(ConfigError, match=message):
+        stage.run(config, str(tmp_path))
+
+
+def test_a_pruned_model_is_kept_and_opened(lm, tmp_path):
+    """Every variant of the shipped config, and the smaller shape in the kept model's config."""
+    lm.save(tmp_path / "model")
+    for name, some in (("validation", TEXTS[:6]), ("train", TEXTS[6:])):
+        lines = [json.dumps({"text": text}) for text in some]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    config = load_file(str(CONFIGS / "prune.py"))
+    config.model = str(tmp_path / "model")
+    config.measure.update(documents=str(tmp_path / "validation.jsonl"), split="", length=32)
+    config.calibration.update(documents=str(tmp_path / "train.jsonl"), split="", length=32)
+    config.variants.hidden.d_ff, config.variants.layers.layers = 48, 1
+    found = {e["task"]: e["metrics"] for e in stage.run(config, str(tmp_path / "out"))}
+    zeros = {name: metrics["zeros"]["value"] for name, metrics in found.items()}
+    assert zeros["float32"] == zeros["hidden"] == zeros["layers"] == 0
+    matrices = sum(leaf.size for leaf in jax.tree.leaves(lm.params["decoder"]["layers"]))
+    for name in ("magnitude", "wanda", "wanda_2_4"):
+        assert zeros[name] == pytest.approx(0.5 * matrices / count(lm.params), rel=0.02)
+    assert found["hidden"]["bytes_in_memory"]["value"] < size_bytes(lm.params)
+    loaded = llm.load(str(tmp_path / "out"))
+    assert loaded.config.d_ff == 48 and config.keep == "hidden"
+    assert loaded.logits(TOKENS).shape == (8, 32, lm.config.vocab_size)
+
+
+def test_gptq_is_kept_as_integers(lm, tmp_path):
+    lm.save(tmp_path / "model")
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in TEXTS))
+    config = load_file(str(CONFIGS / "gptq.py"))
+    config.model = str(tmp_path / "model")
+    config.variants.gptq.group = config.variants.int4.group = 8
+    for section in (config.measure, config.calibration):
+        section.update(documents=str(tmp_path / "texts.jsonl"), split="", length=32)
+    found = {e["task"]: e["metrics"] for e in stage.run(config, str(tmp_path / "out"))}
+    kept = keep_integers(llm.load(str(tmp_path / "out")), str(tmp_path / "out"))
+    assert size_bytes(kept.params) == found["gptq"]["bytes_in_memory"]["value"]
+    assert found["gptq"]["bytes_in_memory"]["value"] == found["int4"]["bytes_in_memory"]["value"]
+
+
+def test_calibration_is_asked_for_before_anything_runs(tmp_path):
+    config = load_file(str(CONFIGS / "prune.py"))
+    del config.calibration
+    with pytest.raises(ConfigError, match=r"config.calibration.documents is missing"):
         stage.run(config, str(tmp_path))
