@@ -9,7 +9,7 @@ The model answers questions about functions itself; an answer earns 1 if it is a
 in config.rollout.rewards (llm/posttrain/rewards.py), or a Python function of your own.
 
 Hardware: any CPU with two cores, about a minute on the quickstart's model. Held-out reward rises
-from 0.11 to 0.64; answers become sentences, and no truer than before: that was not rewarded.
+from 0.11 to 0.4 or 0.6; answers become sentences, and no truer than before: that was not rewarded.
 """
 
 from ml_collections import ConfigDict

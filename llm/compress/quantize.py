@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantise a model's weights after training, with qwix: to nearest, or by GPTQ.
+"""Quantise a model's weights after training: to nearest, with qwix, or by GPTQ.
 
 The contraction axes of a weight share a scale, so that `x @ (q * scale) = (x @ q) * scale`. Which
 axes those are follows from the logical axes that every parameter carries.
@@ -128,7 +128,7 @@ def gptq(
     """Quantise so that what each matrix says of calibration texts changes least.
 
     Inputs are rounded one after the other, and what each loses is made up for by those that follow
-    (Frantar et al. 2022, arXiv:2210.17323); the rounding of a matrix is qwix'. Parameters that no
+    (Frantar et al. 2022, arXiv:2210.17323). Parameters that no
     moment is known of (embeddings, experts) are rounded to nearest.
 
     Args:
@@ -157,7 +157,7 @@ def gptq(
         blocks = math.prod(scales[axis] for axis in matrices.contraction_axes(axes[name]))
         tile = group if blocks > 1 else 0
         made = [
-            _gptq(jnp.asarray(matrix), jnp.asarray(moments[module]), method, tile, damping)
+            round_in_turn(matrix, moments[module], 2 ** (bits - 1) - 1, tile, damping)
             for matrix, module in zip(split, read, strict=True)
         ]
         integers, scale = (np.stack([np.asarray(one[i]) for one in made]) for i in (0, 1))
@@ -169,16 +169,62 @@ def gptq(
     return unflatten(rounded)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "tile", "damping"))
-def _gptq(
-    matrix: jax.Array, moment: jax.Array, method: str, tile: int, damping: float
+@functools.partial(jax.jit, static_argnames=("levels", "tile", "damping"))
+def round_in_turn(
+    matrix: jax.Array, moment: jax.Array, levels: int, tile: int, damping: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Return integers (as int8) [outputs, inputs] and scales [outputs, blocks]."""
-    from qwix.contrib import gptq_core
+    """Round a matrix input by input, the error of each spread over those that follow.
 
-    how = gptq_core.qarray.HowToQuantize(
-        qtype=method, channelwise_axes=(0,), tiled_axes={1: tile} if tile else {}
-    )
-    with jax.numpy_rank_promotion("allow"):  # qwix relies on it
-        made, _ = gptq_core.quantize_weight(matrix, moment, how, percdamp=damping)
-    return made.qvalue.astype(jnp.int8), made.scale.astype(jnp.float32)
+    Args:
+        matrix: float32 [outputs, inputs].
+        moment: float32 [inputs, inputs], the mean of x xᵀ.
+        levels: the largest integer, 7 or 127.
+        tile: inputs that share a scale; 0 for one scale per output.
+        damping: see `gptq`.
+
+    Returns:
+        int8 [outputs, inputs] and scales float32 [outputs, blocks].
+    """
+    outputs, inputs = matrix.shape
+    unused = jnp.diag(moment) == 0
+    matrix = jnp.where(unused[None], 0.0, matrix)
+    added = damping * jnp.mean(jnp.diag(moment)) + unused
+    lower = jnp.linalg.cholesky(moment + jnp.diag(added))
+    inverse = jax.scipy.linalg.cho_solve((lower, True), jnp.eye(inputs))
+    spread = jnp.linalg.cholesky(inverse).T  # upper: row i says how the error of input i spreads
+    width = tile or max(size for size in range(1, 129) if inputs % size == 0)
+    whole = _scale(matrix, levels)
+
+    def block(number: Any, carry: Any) -> Any:
+        weights, integers, scales = carry
+        start = number * width
+        here = jax.lax.dynamic_slice(weights, (0, start), (outputs, width))
+        scale = _scale(here, levels) if tile else whole
+        rows = jax.lax.dynamic_slice(spread, (start, 0), (width, inputs))
+        within = jax.lax.dynamic_slice(rows, (0, start), (width, width))
+
+        def column(i: Any, carry: Any) -> Any:
+            here, rounded, errors = carry
+            weight = here[:, i]
+            nearest = jnp.clip(jnp.round(weight / scale), -levels - 1, levels)
+            error = (weight - nearest * scale) / within[i, i]
+            here = here - error[:, None] * within[i][None]
+            return here, rounded.at[:, i].set(nearest), errors.at[:, i].set(error)
+
+        blank = jnp.zeros_like(here)
+        _, rounded, errors = jax.lax.fori_loop(0, width, column, (here, blank, blank))
+        later = jnp.arange(inputs) >= start + width
+        weights = weights - errors @ (rows * later[None])
+        integers = jax.lax.dynamic_update_slice(integers, rounded, (0, start))
+        return weights, integers, scales.at[:, number].set(scale)
+
+    blocks = inputs // width
+    carry = (matrix, jnp.zeros_like(matrix), jnp.zeros((outputs, blocks)))
+    _, integers, scales = jax.lax.fori_loop(0, blocks, block, carry)
+    return integers.astype(jnp.int8), scales if tile else whole[:, None]
+
+
+def _scale(matrix: jax.Array, levels: int) -> jax.Array:
+    """Return the scale of each output, as qwix has it: the largest value is half a step beyond."""
+    largest = jnp.max(jnp.abs(matrix), axis=1)
+    return jnp.where(largest > 0, largest / (levels + 0.5), 1.0)

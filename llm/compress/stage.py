@@ -64,6 +64,8 @@ def run(config: Any, workdir: str) -> list[dict[str, Any]]:
         else:
             size = measure.disk_bytes(made.params, _made(target))
         metrics["bytes_on_disk"] = {"value": size, "stderr": 0.0}
+        change = metrics["bits_per_byte_change"]["value"]
+        print(f"{len(found) + 1}/{len(variants)} {name}: {change:+.4f} bits per byte", flush=True)
         found.append({"task": name, "kind": "compression", "n": len(chosen), "metrics": metrics})
     files.write_json(done, found)
     files.write_json(target / "summary.json", summary(lm, found, str(config.keep)))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from qwix.contrib import gptq_core
 
 from llm.compress import calibrate, matrices, methods, prune, quantize
 from llm.core.trees import flatten, unflatten
@@ -121,6 +122,27 @@ def test_gptq_changes_what_matrices_say_less_than_rounding(lm, axes, calibration
     eight = quantize.gptq(lm.params, axes, calibration.moments, 8, group)
     close = dataclasses.replace(lm, params=quant.dequantize(eight))
     np.testing.assert_allclose(close.logits(TOKENS), lm.logits(TOKENS), atol=0.05)
+
+
+@pytest.mark.parametrize(("levels", "tile"), [(7, 0), (7, 8), (127, 0), (127, 16)])
+def test_rounding_in_turn_is_that_of_qwix(levels, tile):
+    """Theirs runs each step by itself, ours is one program."""
+    generator = np.random.default_rng(levels + tile)
+    matrix = generator.normal(size=(12, 48)).astype(np.float32)
+    x = generator.normal(size=(200, 48)) @ generator.normal(size=(48, 48))
+    x[:, 5] = 0  # an input that is never used
+    moment = (x.T @ x / 200).astype(np.float32)
+    how = gptq_core.qarray.HowToQuantize(
+        qtype=f"int{4 if levels == 7 else 8}",
+        channelwise_axes=(0,),
+        tiled_axes={1: tile} if tile else {},
+    )
+    with jax.numpy_rank_promotion("allow"):
+        # Blocks of a tile: scales are then of weights that have made up for what came before.
+        want, _ = gptq_core.quantize_weight(matrix, moment, how, blocksize=tile or 48)
+    integers, scales = quantize.round_in_turn(matrix, moment, levels, tile, 0.01)
+    assert np.mean(np.asarray(want.qvalue, int) == np.asarray(integers)) > 0.99  # near ties
+    np.testing.assert_allclose(scales, want.scale, rtol=1e-3)
 
 
 def zeros_by_hand(matrix, norms, sparsity):
