@@ -60,16 +60,8 @@ SIZES = {
 NO_CURVE = {
     *("step_seconds", "skipped", "non_finite", "weight", "goodput", "tokens"),
     *("spikes", "spike_loss", "rolled_back_from", "save_seconds", "restarts", "lost_steps"),
-    *(
-        "signs",
-        "seconds",
-        "reward_std",
-        "programs",
-        "gold",
-        "gold_std",
-        "equal_groups",
-        "sampler_gap",
-    ),
+    *("programs", "signs", "seconds", "reward_std", "gold", "gold_std"),
+    *("equal_groups", "sampler_gap"),
     *(f"sign_{name}" for name in SIGNS),
 }
 # Charts that come first, where they exist.
