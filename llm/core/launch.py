@@ -4,6 +4,7 @@
 Nothing here imports JAX, so a wrong command is refused at once.
 """
 
+import ast
 import importlib
 import json
 import logging
@@ -122,9 +123,9 @@ def _help(stage: str, argv: Sequence[str], options: dict[str, str]) -> int:
         print("configs:", *(f"  {path}" for path in found), sep="\n")
         print(f"\n{error.fix} With it, --help lists every field.")
         return 0
-    document = (sys.modules.get(f"config_{Path(call.config_path).stem}") or call).__doc__
-    if document and document != call.__doc__:
-        print(document)
+    document = ast.get_docstring(ast.parse(Path(call.config_path).read_text("utf-8")))
+    if document:
+        print(f"{document}\n")
     print(f"fields of {call.config_path}:\n{configs.describe(call.config)}")
     return 0
 

@@ -182,6 +182,7 @@ def test_refusal_and_help_do_not_import_jax():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--config.train.steps=200  (int)" in done.stdout
+    assert "Hardware: any CPU" in done.stdout, "what the config is for"
 
 
 def test_print_config_is_json(capsys):
