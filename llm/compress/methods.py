@@ -66,26 +66,15 @@ def gptq(
     return Variant(made, lm.config, True)
 
 
-def magnitude(
+def to_zeros(
     original: Original,
+    measured: bool,
     sparsity: float = 0.5,
     pattern: str = "",
     include: str = PRUNED,
     exclude: str = WHOLE,
 ) -> Variant:
-    lm = original.lm
-    made = prune.zero(lm.params, original.axes, None, sparsity, pattern, include, exclude)
-    return Variant(made, lm.config)
-
-
-def wanda(
-    original: Original,
-    sparsity: float = 0.5,
-    pattern: str = "",
-    include: str = PRUNED,
-    exclude: str = WHOLE,
-) -> Variant:
-    lm, squares = original.lm, original.calibration().squares
+    lm, squares = original.lm, original.calibration().squares if measured else None
     made = prune.zero(lm.params, original.axes, squares, sparsity, pattern, include, exclude)
     return Variant(made, lm.config)
 
@@ -100,20 +89,20 @@ def fewer_hidden(original: Original, d_ff: int) -> Variant:
     return Variant(*prune.drop_hidden(lm.params, original.axes, lm.config, squares, d_ff))
 
 
-def _with(method: Callable[..., Variant], dtype: str) -> Callable[..., Variant]:
-    return functools.update_wrapper(functools.partial(method, dtype=dtype), method)
+def _with(method: Callable[..., Variant], **fixed: Any) -> Callable[..., Variant]:
+    return functools.update_wrapper(functools.partial(method, **fixed), method)
 
 
 # method of a variant in a config -> (original, **options) -> Variant; the options' defaults are
 # those above, their meaning is in `quantize` and `prune`
 METHODS: dict[str, Callable[..., Variant]] = {
-    **{dtype: _with(to_dtype, dtype) for dtype in ("float32", "bfloat16", "float16")},
-    **{dtype: _with(to_nearest, dtype) for dtype in quantize.METHODS},
+    **{dtype: _with(to_dtype, dtype=dtype) for dtype in ("float32", "bfloat16", "float16")},
+    **{dtype: _with(to_nearest, dtype=dtype) for dtype in quantize.METHODS},
     "gptq": gptq,
-    "magnitude": magnitude,
-    "wanda": wanda,
+    "magnitude": _with(to_zeros, measured=False),
+    "wanda": _with(to_zeros, measured=True),
     "layers": fewer_layers,
     "hidden": fewer_hidden,
 }
 CALIBRATED = ("gptq", "wanda", "layers", "hidden")  # those that read config.calibration
-GIVEN = ("original", "dtype")  # what configs do not set
+GIVEN = ("original", "dtype", "measured")  # what configs do not set

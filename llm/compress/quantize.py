@@ -128,8 +128,8 @@ def gptq(
     """Quantise so that what each matrix says of calibration texts changes least.
 
     Inputs are rounded one after the other, and what each loses is made up for by those that follow
-    (Frantar et al. 2022, arXiv:2210.17323). Parameters that no
-    moment is known of (embeddings, experts) are rounded to nearest.
+    (Frantar et al. 2022, arXiv:2210.17323). Parameters that no moment is known of (embeddings, the
+    output head, experts) are rounded to nearest.
 
     Args:
         params, axes, group, include, exclude: as for `quantize`.

@@ -44,12 +44,13 @@ def run(config: Any, workdir: str) -> list[dict[str, Any]]:
         show(str(config.model), found)
         return found
     lm = load(config.model)
-    section = configs.bind(texts, config.measure, "measure")
-    length = int(section.pop("length", 128))
-    chosen = texts(**section)
+    chosen, length = _chosen(config.measure, "measure")
     reference = measure.losses(lm, chosen)
     axes = quantize.parameter_axes(lm.model)
-    original = methods.Original(lm, axes, functools.cache(lambda: _calibration(config, lm)))
+    calibration = functools.cache(
+        lambda: Calibration(lm, *_chosen(config.calibration, "calibration"))
+    )
+    original = methods.Original(lm, axes, calibration)
     found = []
     for name, (method, options) in variants.items():
         made = methods.METHODS[method](original, **options)
@@ -90,10 +91,10 @@ def texts(
     return [d["text"] for d in (islice(found, limit) if limit else found)]
 
 
-def _calibration(config: Any, lm: LanguageModel) -> Calibration:
-    section = configs.bind(texts, config.calibration, "calibration")
-    length = int(section.pop("length", 128))
-    return Calibration(lm, texts(**section), length)
+def _chosen(section: Any, name: str) -> tuple[list[str], int]:
+    """Return the texts of a section and how many tokens of them are read together."""
+    options = configs.bind(texts, section, name)
+    return texts(**options), int(options.get("length", 128))
 
 
 def check(config: Any) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm import files
 from llm.corpus.documents import Document, Plan, Shard
+from llm.data import sources
 from llm.errors import ConfigError, DataError
 from llm.text import records
 
@@ -113,16 +114,4 @@ def _plain(value: Any) -> str:
 def _builder(name: str, data_dir: str) -> Any:
     if not name:
         raise ConfigError("source.dataset is empty.", "Give --config.source.dataset=NAME.")
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ConfigError(
-            "The source tfds needs tensorflow-datasets.", 'Run: pip install "jax-llm[data]"'
-        ) from error
-    try:
-        return tensorflow_datasets.builder(name, data_dir=data_dir or None)
-    except (LookupError, ValueError, OSError) as error:
-        raise DataError(
-            f"The dataset {name} cannot be opened ({str(error).splitlines()[0]}).",
-            "Check its name and source.data_dir, and prepare it with tfds build.",
-        ) from error
+    return sources.open_tfds(name, data_dir)

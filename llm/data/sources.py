@@ -90,22 +90,44 @@ def _read_jsonl(source: Any) -> Iterator[Record]:
 
 
 def _read_tfds(name: str, split: str) -> Iterator[Record]:
+    builder = open_tfds(name)
+    try:
+        data = builder.as_dataset(split=split, shuffle_files=False)
+    except (LookupError, ValueError, OSError, AssertionError) as error:
+        raise DataError(
+            f"The dataset {name}, split {split}, cannot be read ({_first_line(error)}).",
+            f"It has: {', '.join(builder.info.splits) or 'none; prepare it with tfds build'}.",
+        ) from error
+    for example in data.as_numpy_iterator():
+        yield _plain(example, builder.info.features)
+
+
+def open_tfds(name: str, data_dir: str = "") -> Any:
+    """Return the builder of a prepared dataset, by its name or its folder.
+
+    Args:
+        name: with its configuration and version if wanted, or a path or address.
+        data_dir: where datasets are prepared; "" for TFDS_DATA_DIR or the library's own place.
+
+    Raises:
+        ConfigError: tensorflow-datasets is missing.
+        DataError: there is no such dataset.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise _missing("tensorflow-datasets") from error
-    _leave_accelerators_to_jax()
+    leave_accelerators_to_jax()
     try:
-        by_folder = name.startswith("/") or "://" in name
-        builder = tfds.builder_from_directory(name) if by_folder else tfds.builder(name)
-        data = builder.as_dataset(split=split, shuffle_files=False)
-    except (LookupError, ValueError, OSError, AssertionError) as error:
+        if name.startswith("/") or "://" in name:
+            return tfds.builder_from_directory(name)
+        return tfds.builder(name, data_dir=data_dir or None)
+    except (LookupError, ValueError, OSError) as error:
         raise DataError(
-            f"The dataset {name}, split {split}, cannot be opened ({_first_line(error)}).",
-            "Check both, and prepare it with tfds build; TFDS_DATA_DIR says where it looks.",
+            f"The dataset {name} cannot be opened ({_first_line(error)}).",
+            "Check its name and folder (TFDS_DATA_DIR says where it is looked for), and prepare "
+            "it with tfds build.",
         ) from error
-    for example in tfds.as_numpy(data):
-        yield _plain(example, builder.info.features)
 
 
 def _plain(value: Any, feature: Any) -> Any:
@@ -133,7 +155,7 @@ def _read_seqio(name: str, split: str) -> Iterator[Record]:
         import seqio
     except ImportError as error:
         raise _missing("seqio") from error
-    _leave_accelerators_to_jax()
+    leave_accelerators_to_jax()
     module, _, task = name.rpartition(":")
     try:
         if module:
@@ -175,7 +197,8 @@ def _missing(library: str) -> ConfigError:
     return ConfigError(f"These records need {library}.", 'Run: pip install "jax-llm[data]"')
 
 
-def _leave_accelerators_to_jax() -> None:
+def leave_accelerators_to_jax() -> None:
+    """Let TensorFlow, which only reads here, take no accelerator's memory."""
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):

@@ -19,6 +19,7 @@ import tensorflow as tf
 from llm import files
 from llm.data import examples, packing
 from llm.data.rows import Batch
+from llm.data.sources import leave_accelerators_to_jax
 from llm.data.vocabulary import TokenizerVocabulary
 from llm.errors import ConfigError, DataError
 from llm.text import records
@@ -27,9 +28,7 @@ from llm.tokenizers.base import Tokenizer
 FEATURE = "targets"
 _BATCH = 256  # texts tokenised together
 
-# TensorFlow only reads data here; it must not take the accelerator's memory from JAX.
-tf.config.set_visible_devices([], "GPU")
-tf.config.set_visible_devices([], "TPU")
+leave_accelerators_to_jax()
 
 
 def document_task(
